@@ -1,0 +1,41 @@
+"""The `tailrace` command."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from flink_jobs.settings import SettingsError
+from tailrace.commands import doctor, stack
+from tailrace.errors import ExitCode, UserError
+
+app = typer.Typer(
+    name="tailrace",
+    help="Real-time recommendations: run the stack, submit jobs, read lists.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+for commands in (stack, doctor):
+    commands.register(app)
+
+
+def main() -> None:
+    """Run the command; a `UserError` becomes its exit code and a readable text, or JSON with `--json`."""
+    try:
+        app()
+    except SettingsError as error:
+        _fail(UserError("TR-100", str(error), exit_code=ExitCode.USAGE))
+    except UserError as error:
+        _fail(error)
+
+
+def _fail(error: UserError) -> None:
+    print(error.as_json() if "--json" in sys.argv else error, file=sys.stderr)
+    raise SystemExit(int(error.exit_code)) from None
+
+
+if __name__ == "__main__":
+    main()
