@@ -16,7 +16,9 @@ from flink_jobs.settings import Settings, load
 from tailrace.errors import ExitCode, UserError
 from tailrace.stack.local import LocalStack, StackStatus, last_lines
 
-Config = Annotated[Path | None, typer.Option("--config", "-c", help="A TOML file instead of ./tailrace.toml.")]
+Config = Annotated[
+    Path | None, typer.Option("--config", "-c", help="A TOML file instead of ./tailrace.toml.")
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 
@@ -58,7 +60,9 @@ def up(
 
 def down(
     config: Config = None,
-    purge: Annotated[bool, typer.Option("--purge", help="Delete topics, lists, checkpoints and logs too.")] = False,
+    purge: Annotated[
+        bool, typer.Option("--purge", help="Delete topics, lists, checkpoints and logs too.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before --purge.")] = False,
 ) -> None:
     """Stop all; data stay for the next `up`."""
@@ -130,11 +134,21 @@ def _show(now: StackStatus) -> None:
     for service in now.services:
         health = "ok" if service.healthy else "starting" if service.pid else f"down ({service.last_exit})"
         uptime = f"{service.uptime_s:,.0f} s"
-        table.add_row(service.name, str(service.pid or "-"), str(service.port or "-"), uptime, str(service.restarts), health)
+        table.add_row(
+            service.name,
+            str(service.pid or "-"),
+            str(service.port or "-"),
+            uptime,
+            str(service.restarts),
+            health,
+        )
     console.print(table)
     console.print(f"supervisor {now.supervisor_pid}; Flink {now.flink_url}")
     for job in now.jobs:
-        console.print(f"job {job['name']} {job['jid']}: {job['state']}, {job['checkpoints_completed']} checkpoints", soft_wrap=True)
+        console.print(
+            f"job {job['name']} {job['jid']}: {job['state']}, {job['checkpoints_completed']} checkpoints",
+            soft_wrap=True,
+        )
 
 
 def _as_json(now: StackStatus) -> str:

@@ -12,7 +12,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tailrace.stack.service import Plan
+from tailrace.stack.guard import end_processes_with
+from tailrace.stack.service import RUN_MARK, Plan
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,13 @@ def start_supervisor(plan: Plan, tied: bool = False) -> subprocess.Popen[bytes]:
     project = Path(__file__).resolve().parents[2]
     with (folder / "supervisor.log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tailrace.stack.supervisor", str(folder / "plan.json"), *(["--tied"] if tied else [])],
+            [
+                sys.executable,
+                "-m",
+                "tailrace.stack.supervisor",
+                str(folder / "plan.json"),
+                *(["--tied"] if tied else []),
+            ],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": str(project)},
             stdin=subprocess.PIPE if tied else subprocess.DEVNULL,
@@ -115,23 +122,9 @@ def stop_supervisor(run_folder: Path, timeout_s: float = 90.0) -> bool:
 
 
 def end_leftovers(run_folder: Path) -> None:
-    """End what a killed supervisor's children had started: their groups' members carry the run folder's mark."""
-    if supervisor_runs(run_folder) or not (run_folder / "state.json").exists():
-        return
-    groups = {child["pid"] for child in _read(run_folder)["services"] if child["pid"] is not None}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            pid = int(folder.name)
-            ours = os.getpgid(pid) in groups and mark(run_folder).encode() in (folder / "environ").read_bytes()
-        except (OSError, ValueError):
-            continue
-        if ours:
-            os.kill(pid, signal.SIGKILL)
-
-
-def mark(run_folder: Path) -> str:
-    """Return the variable that every child, and what it starts, has in its environment."""
-    return f"TAILRACE_RUN={run_folder}"
+    """End what a supervisor that was killed together with its guard left running."""
+    if not supervisor_runs(run_folder):
+        end_processes_with(f"{RUN_MARK}={run_folder}")
 
 
 def _state(run_folder: Path) -> dict | None:

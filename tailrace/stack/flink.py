@@ -104,7 +104,10 @@ def flink_services(settings: Settings, java: Java, progress: Any = lambda line: 
     names = [f"taskmanager-{number}" for number in range(1, settings.stack.taskmanagers + 1)]
     return [
         _service(settings, java, "jobmanager", _JOB_MANAGER, []),
-        *[_service(settings, java, name, _TASK_MANAGER, [f"taskmanager.resource-id={name}"]) for name in names],
+        *[
+            _service(settings, java, name, _TASK_MANAGER, [f"taskmanager.resource-id={name}"])
+            for name in names
+        ],
     ]
 
 
@@ -151,7 +154,10 @@ def _class_path(lib: Path) -> str:
 
 def _link_libraries(lib: Path, wheel: Path, connectors: list[Path]) -> None:
     lib.mkdir(parents=True, exist_ok=True)
-    wanted = {jar.name: jar for jar in [*wheel.glob("lib/*.jar"), *wheel.glob("opt/flink-python-*.jar"), *connectors]}
+    wanted = {
+        jar.name: jar
+        for jar in [*wheel.glob("lib/*.jar"), *wheel.glob("opt/flink-python-*.jar"), *connectors]
+    }
     for old in lib.iterdir():
         if old.name not in wanted or not old.is_symlink() or old.readlink() != wanted[old.name]:
             old.unlink()
@@ -179,14 +185,21 @@ def _memory(java: Java, role: str, home: Path, environment: dict[str, str]) -> t
     dist = next(Path(environment["FLINK_LIB_DIR"]).glob("flink-dist*.jar"))
     answer = subprocess.run(
         [java.binary, "-XX:TieredStopAtLevel=1", "-cp", f"{tool}:{dist}"]
-        + ["org.apache.flink.runtime.util.bash.BashJavaUtils", f"GET_{role}_RESOURCE_PARAMS", "--configDir", conf],
+        + [
+            "org.apache.flink.runtime.util.bash.BashJavaUtils",
+            f"GET_{role}_RESOURCE_PARAMS",
+            "--configDir",
+            conf,
+        ],
         env=environment,
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
-    results = [line.removeprefix(_RESULT).split() for line in answer.stdout.splitlines() if line.startswith(_RESULT)]
+    results = [
+        line.removeprefix(_RESULT).split() for line in answer.stdout.splitlines() if line.startswith(_RESULT)
+    ]
     if len(results) != 2:
         raise UserError(
             "TR-121",

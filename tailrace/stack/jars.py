@@ -72,7 +72,11 @@ def missing_jars(cache: Path, jars: Iterable[Jar]) -> list[Jar]:
 def damaged_jars(cache: Path, jars: Iterable[Jar]) -> list[Jar]:
     """Return the jars in the cache whose bytes are not those of the lock."""
     folder = jar_folder(cache)
-    return [jar for jar in jars if (folder / jar.file_name).is_file() and _sha256(folder / jar.file_name) != jar.sha256]
+    return [
+        jar
+        for jar in jars
+        if (folder / jar.file_name).is_file() and _sha256(folder / jar.file_name) != jar.sha256
+    ]
 
 
 def fetch_jars(cache: Path, jars: Iterable[Jar], progress: Progress = lambda line: None) -> list[Path]:
@@ -134,7 +138,15 @@ def _fetch(jar: Jar, staging: Path, folder: Path) -> Jar:
 
 def _local_copy(jar: Jar, staging: Path) -> Path | None:
     """Copy the jar from the user's own Maven repository if it is there with the right bytes."""
-    path = Path.home() / ".m2" / "repository" / Path(*jar.group.split(".")) / jar.artifact / jar.version / jar.file_name
+    path = (
+        Path.home()
+        / ".m2"
+        / "repository"
+        / Path(*jar.group.split("."))
+        / jar.artifact
+        / jar.version
+        / jar.file_name
+    )
     if not _has_size(path, jar.size_bytes) or _sha256(path) != jar.sha256:
         return None
     return Path(shutil.copy(path, staging / jar.file_name))

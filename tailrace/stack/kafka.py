@@ -63,7 +63,14 @@ def kafka_service(settings: Settings, java: Java, jars: list[Path], log4j_bridge
     heap = ["-Xms128m", f"-Xmx{stack.kafka_heap_mb}m", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20"]
     return Service(
         name="kafka",
-        command=[str(java.binary), *heap, "-Djava.awt.headless=true", *options, "kafka.Kafka", str(properties)],
+        command=[
+            str(java.binary),
+            *heap,
+            "-Djava.awt.headless=true",
+            *options,
+            "kafka.Kafka",
+            str(properties),
+        ],
         environment=environment,
         folder=str(folder),
         log=str(stack.home.resolve() / "logs" / "kafka.log"),

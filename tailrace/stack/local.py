@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from flink_jobs.settings import Settings
@@ -106,7 +106,7 @@ class LocalStack:
             self._wait_until_ready(progress)
             return False
         self._refuse_taken_ports()
-        plan = Plan(str(self._run), [replace(service, environment=self._marked(service)) for service in self._services(progress)])
+        plan = Plan(str(self._run), self._services(progress))
         (self.home / "logs").mkdir(parents=True, exist_ok=True)
         progress("starting " + ", ".join(service.name for service in plan.services))
         self._process = control.start_supervisor(plan, tied)
@@ -152,7 +152,9 @@ class LocalStack:
             for child in children
         ]
         url = f"http://{self.settings.stack.host}:{self.settings.stack.flink_port}"
-        return StackStatus(bool(children), control.supervisor_pid(self._run), services, url, self._jobs() if children else [])
+        return StackStatus(
+            bool(children), control.supervisor_pid(self._run), services, url, self._jobs() if children else []
+        )
 
     def _services(self, progress: Progress) -> list[Service]:
         java = find_java()
@@ -165,12 +167,15 @@ class LocalStack:
             *flink_services(self.settings, java, progress),
         ]
 
-    def _marked(self, service: Service) -> dict[str, str]:
-        name, _, value = control.mark(self._run).partition("=")
-        return {**service.environment, name: value}
-
     def _refuse_taken_ports(self) -> None:
-        for setting in ("kafka_port", "kafka_controller_port", "redis_port", "flink_port", "flink_rpc_port", "flink_blob_port"):
+        for setting in (
+            "kafka_port",
+            "kafka_controller_port",
+            "redis_port",
+            "flink_port",
+            "flink_rpc_port",
+            "flink_blob_port",
+        ):
             port = getattr(self.settings.stack, setting)
             if not port_is_free(self.settings.stack.host, port):
                 raise UserError(
@@ -197,10 +202,14 @@ class LocalStack:
                 return
             for child in children:
                 if child.name in waiting and child.restarts >= _GIVE_UP_AFTER_RESTARTS:
-                    raise self._not_started(child.name, Path(child.log), f"it ended {child.restarts} times ({child.last_exit})")
+                    raise self._not_started(
+                        child.name, Path(child.log), f"it ended {child.restarts} times ({child.last_exit})"
+                    )
             if time.monotonic() - started > _READY_WITHIN_S:
                 child = next(child for child in children if child.name in waiting)
-                raise self._not_started(child.name, Path(child.log), f"no answer within {_READY_WITHIN_S:.0f} s")
+                raise self._not_started(
+                    child.name, Path(child.log), f"no answer within {_READY_WITHIN_S:.0f} s"
+                )
             time.sleep(0.2)
 
     def _not_started(self, name: str, log: Path, what: str) -> UserError:

@@ -6,6 +6,11 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+RUN_MARK = "TAILRACE_RUN"
+"""In the environment of every child, and so of all that it starts: the run folder."""
+SUPERVISOR_MARK = "TAILRACE_SUPERVISOR"
+"""Beside it: which supervisor of that folder."""
+
 
 @dataclass(frozen=True)
 class Service:
@@ -18,7 +23,7 @@ class Service:
     command
         The program and its arguments; its pid is the child's pid, so no shell around it.
     environment
-        All of it: nothing is inherited.
+        All of it: nothing is inherited. The supervisor adds its marks.
     folder
         Working folder.
     log

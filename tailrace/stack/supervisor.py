@@ -1,8 +1,8 @@
 """The process that keeps the stack's children alive, and takes them with it when it dies.
 
 It is started by `tailrace up` and needs nothing but the standard library. Each child leads its own process
-group and asks the kernel to be killed with the supervisor (PR_SET_PDEATHSIG), so that `kill -9` leaves no
-orphans. When a child dies its whole group goes with it (a TaskManager's Python workers), then it is started
+group and asks the kernel to be killed with the supervisor (PR_SET_PDEATHSIG); what the children started is
+ended by the guard. So `kill -9` leaves no orphans. When a child dies its whole group goes with it (a TaskManager's Python workers), then it is started
 again: at once the first time, with growing pauses if it keeps dying. SIGTERM stops all in reverse order.
 """
 
@@ -20,7 +20,7 @@ import sys
 import time
 from pathlib import Path
 
-from tailrace.stack.service import Plan, Service
+from tailrace.stack.service import RUN_MARK, SUPERVISOR_MARK, Plan, Service
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -36,13 +36,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class Child:
     """One service and the process that runs it now."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, marks: dict[str, str]) -> None:
         self.service = service
+        self._environment = {**service.environment, **marks}
         self.pid: int | None = None
         self.started_at: float = 0.0
         self.restarts = 0
         self.last_exit: str | None = None
-        self._pause_s = _FIRST_PAUSE_S
+        self._pause_s = _FIRST_PAUSE_S / 2
         self._due: float = 0.0
 
     def start(self) -> None:
@@ -62,26 +63,33 @@ class Child:
                 os._exit(1)
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
-        with log.open("ab") as stream:
-            process = subprocess.Popen(
-                service.command,
-                cwd=service.folder,
-                env=service.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=settle,
-            )
-        process.returncode = 0  # reaped here by waitid, not by Popen
-        self.pid = process.pid
         self.started_at = time.time()
+        with log.open("ab") as stream:
+            try:
+                process = subprocess.Popen(
+                    service.command,
+                    cwd=service.folder,
+                    env=self._environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=stream,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    preexec_fn=settle,
+                )
+            except OSError as error:
+                stream.write(f"cannot be started: {error}\n".encode())
+                self.ended(f"cannot be started: {error}")
+                return
+        process.returncode = 0  # reaped by the supervisor's waitid, not by Popen
+        self.pid = process.pid
 
     def ended(self, how: str) -> None:
         """Note that the process is gone and when the next one is due."""
         lived_s = time.time() - self.started_at
-        self._pause_s = _FIRST_PAUSE_S if lived_s > _STEADY_AFTER_S else min(self._pause_s * 2, _LONGEST_PAUSE_S)
-        self._due = time.monotonic() + (self._pause_s if self.restarts else _FIRST_PAUSE_S)
+        self._pause_s = (
+            _FIRST_PAUSE_S if lived_s > _STEADY_AFTER_S else min(self._pause_s * 2, _LONGEST_PAUSE_S)
+        )
+        self._due = time.monotonic() + self._pause_s
         self.pid = None
         self.last_exit = how
 
@@ -123,7 +131,12 @@ class Supervisor:
     """
 
     def __init__(self, plan: Plan, tied: bool = False) -> None:
-        self._children = [Child(service) for service in plan.services]
+        # Two marks: of the home, for the next `up` to find leftovers; of this supervisor, for its guard, which
+        # must not touch the children of the next one.
+        self._own_mark = f"{os.getpid()}.{time.time_ns()}"
+        marks = {RUN_MARK: plan.run_folder, SUPERVISOR_MARK: self._own_mark}
+        self._children = [Child(service, marks) for service in plan.services]
+        self._guard: subprocess.Popen[bytes] | None = None
         self._folder = Path(plan.run_folder)
         self._tied = tied
         self._started_at = time.time()
@@ -137,6 +150,7 @@ class Supervisor:
             return 1
         _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
         signal.pthread_sigmask(signal.SIG_BLOCK, _WAKING)
+        self._start_guard()
         for child in self._children:
             child.start()
         self._write_state()
@@ -175,6 +189,16 @@ class Supervisor:
                 child.ended(f"exit status {ended.si_status}" if exited else f"signal {ended.si_status}")
                 changed = True
             os.waitpid(ended.si_pid, 0)
+            if self._guard is not None and ended.si_pid == self._guard.pid:
+                self._start_guard()
+
+    def _start_guard(self) -> None:
+        self._guard = subprocess.Popen(
+            [sys.executable, "-m", "tailrace.stack.guard", f"{SUPERVISOR_MARK}={self._own_mark}"],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
+        self._guard.returncode = 0  # reaped by waitid
 
     def _stop(self) -> None:
         for child in reversed(self._children):

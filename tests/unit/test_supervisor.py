@@ -1,0 +1,161 @@
+"""The supervisor with children that sleep: restarts, order, and no orphans whoever is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from tailrace.stack import control
+from tailrace.stack.guard import processes_with
+from tailrace.stack.service import RUN_MARK, Plan, Service
+
+# A child that starts a grandchild in a session of its own, as far from the child's group as can be.
+WITH_GRANDCHILD = (
+    "import subprocess, time; subprocess.Popen(['sleep', '600'], start_new_session=True); time.sleep(600)"
+)
+
+
+def service(folder: Path, name: str, *command: str) -> Service:
+    return Service(
+        name, list(command), {"PATH": os.environ["PATH"]}, str(folder), str(folder / f"{name}.log"), stop_s=2
+    )
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 10.0) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def pid_of(folder: Path, name: str) -> int | None:
+    return next((child.pid for child in control.children(folder) if child.name == name), None)
+
+
+def alive(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    yield folder
+    control.stop_supervisor(folder)
+    assert processes_with(f"{RUN_MARK}={folder}") == []
+
+
+@pytest.fixture
+def supervisor(run: Path) -> Iterator[subprocess.Popen[bytes]]:
+    plan = Plan(
+        str(run),
+        [
+            service(run, "steady", "sleep", "600"),
+            service(run, "parent", sys.executable, "-c", WITH_GRANDCHILD),
+        ],
+    )
+    process = control.start_supervisor(plan)
+    yield process
+    control.stop_supervisor(run)
+    process.wait(10)
+
+
+def test_a_killed_child_is_back_within_a_second_and_the_others_stay(
+    run: Path, supervisor: subprocess.Popen[bytes]
+) -> None:
+    first, other = pid_of(run, "steady"), pid_of(run, "parent")
+    os.kill(first, signal.SIGKILL)
+    assert wait_for(lambda: pid_of(run, "steady") not in (None, first), 1.0)
+    child = next(child for child in control.children(run) if child.name == "steady")
+    assert (child.restarts, child.last_exit) == (1, "signal 9")
+    assert pid_of(run, "parent") == other
+
+
+def test_a_child_that_keeps_dying_is_started_at_growing_intervals(run: Path) -> None:
+    stamps = run / "stamps"
+    process = control.start_supervisor(
+        Plan(str(run), [service(run, "brief", "sh", "-c", f"date +%s.%N >> {stamps}")])
+    )
+    assert wait_for(lambda: stamps.exists() and len(stamps.read_text().split()) >= 4)
+    control.stop_supervisor(run)
+    process.wait(10)
+    times = [float(word) for word in stamps.read_text().split()]
+    pauses_s = [after - before for before, after in zip(times, times[1:], strict=False)]
+    assert pauses_s[0] < 1.0
+    assert pauses_s[2] > 1.5 * pauses_s[0]
+
+
+def test_a_program_that_does_not_exist_is_a_failed_start_and_not_the_end_of_the_supervisor(run: Path) -> None:
+    process = control.start_supervisor(Plan(str(run), [service(run, "absent", str(run / "no-such-program"))]))
+    assert wait_for(lambda: bool(control.children(run)) and control.children(run)[0].restarts >= 1)
+    assert process.poll() is None
+    assert "No such file" in (run / "absent.log").read_text()
+    control.stop_supervisor(run)
+    process.wait(10)
+
+
+def test_killing_the_supervisor_leaves_no_orphans_not_even_grandchildren(
+    run: Path, supervisor: subprocess.Popen[bytes]
+) -> None:
+    assert wait_for(lambda: len(processes_with(f"{RUN_MARK}={run}")) == 3)
+    os.kill(supervisor.pid, signal.SIGKILL)
+    supervisor.wait(10)
+    assert wait_for(lambda: not processes_with(f"{RUN_MARK}={run}"), 5.0)
+    assert not control.supervisor_runs(run)
+
+
+def test_killing_the_starter_of_a_tied_supervisor_ends_everything(run: Path) -> None:
+    program = f"""
+import sys, time
+from tailrace.stack import control
+from tailrace.stack.service import Plan, Service
+child = Service("steady", ["sleep", "600"], {{"PATH": {os.environ["PATH"]!r}}}, {str(run)!r}, {str(run / "s.log")!r})
+control.start_supervisor(Plan({str(run)!r}, [child]), tied=True)
+time.sleep(600)
+"""
+    starter = subprocess.Popen([sys.executable, "-c", program])
+    try:
+        assert wait_for(lambda: pid_of(run, "steady") is not None)
+    finally:
+        starter.kill()
+        starter.wait(10)
+    assert wait_for(lambda: not processes_with(f"{RUN_MARK}={run}"), 5.0)
+
+
+def test_sigterm_stops_the_children_in_reverse_order(run: Path) -> None:
+    order = run / "order"
+    trap = "trap 'echo {name} >> {order}; exit 0' TERM; echo ready; while :; do sleep 0.05; done"
+    names = ["first", "second", "third"]
+    plan = Plan(
+        str(run), [service(run, name, "sh", "-c", trap.format(name=name, order=order)) for name in names]
+    )
+    process = control.start_supervisor(plan)
+    assert wait_for(lambda: all((run / f"{name}.log").read_text().startswith("ready") for name in names))
+    assert control.stop_supervisor(run)
+    assert process.wait(10) == 0
+    assert order.read_text().split() == ["third", "second", "first"]
+
+
+def test_a_second_supervisor_of_the_same_folder_refuses(
+    run: Path, supervisor: subprocess.Popen[bytes]
+) -> None:
+    second = subprocess.run(
+        [sys.executable, "-m", "tailrace.stack.supervisor", str(run / "plan.json")], timeout=20, check=False
+    )
+    assert second.returncode == 1
+    assert supervisor.poll() is None
+
+
+def test_a_stale_state_file_is_not_taken_for_a_running_supervisor(run: Path) -> None:
+    (run / "state.json").write_text('{"supervisor": {"pid": 1, "started_at": 0}, "services": []}')
+    assert control.supervisor_pid(run) is None
+    assert not control.stop_supervisor(run)
