@@ -1,0 +1,1 @@
+"""Offline: files of events, dataset, training, evaluation and ONNX export of what the jobs serve."""
