@@ -1,0 +1,1 @@
+"""What crosses a process boundary: Avro schemas, records, codec, names of topics and keys. Pure."""

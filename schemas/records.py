@@ -1,0 +1,184 @@
+"""The records of the topics as tuples with names: field for field what the .avsc files say.
+
+A decoded record holds tuples where Avro has an array; a record to encode may hold any sequence. Times are
+milliseconds since 1970 UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+EVENT_TYPES: Final = (
+    "unknown",
+    "view",
+    "click",
+    "add_to_cart",
+    "remove_from_cart",
+    "purchase",
+    "search",
+    "impression",
+    "rating",
+    "dwell",
+)
+CONSENTS: Final = ("none", "essential", "personalization")
+CONTROL_KINDS: Final = (
+    "unknown",
+    "activate_epoch",
+    "republish",
+    "set_consent",
+    "erase_user",
+    "preload_epoch",
+)
+DEFAULT_TENANT: Final = "default"
+
+
+class EventItem(NamedTuple):
+    """One item of an impression or an order."""
+
+    item_id: str
+    position: int | None = None
+
+
+class Event(NamedTuple):
+    """One thing a user did."""
+
+    event_id: str
+    event_type: str
+    tenant: str
+    user_id: str
+    session_id: str | None
+    item_id: str | None
+    event_time: int
+    received_time: int
+    rec_id: str | None
+    items: tuple[EventItem, ...]
+    value: float | None
+    query: str | None
+    context: dict[str, str]
+    consent: str
+
+
+class Item(NamedTuple):
+    """The state of one catalogue item."""
+
+    item_id: str
+    tenant: str
+    title: str
+    category: str
+    brand: str | None
+    price: float | None
+    in_stock: bool
+    blocked: bool
+    attributes: Mapping[str, str]
+    updated_time: int
+
+
+class ServedItem(NamedTuple):
+    """One slot of a list."""
+
+    item_id: str
+    score: float
+    source: str
+    propensity: float
+
+
+class ServedList(NamedTuple):
+    """One recommendation list as it was stored for readers."""
+
+    rec_id: str
+    tenant: str
+    user_id: str
+    version: str
+    event_time: int
+    served_time: int
+    epoch: int
+    model_version: str
+    variant: str
+    index_mark: int
+    items: Sequence[ServedItem]
+    snapshot: bytes
+
+
+class SessionDelta(NamedTuple):
+    """What one event added to a session."""
+
+    tenant: str
+    user_id: str
+    session_ordinal: int
+    session_start: int
+    position: int
+    item_id: str
+    event_type: str
+    event_time: int
+    previous_items: Sequence[int]
+    partition: int
+    offset: int
+    n: int
+
+
+class DeadLetter(NamedTuple):
+    """One record that a job refused, with its original bytes."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes
+    reason: str
+    detail: str
+    job: str
+
+
+class Control(NamedTuple):
+    """One order to the jobs."""
+
+    control_id: str
+    kind: str
+    tenant: str | None
+    user_id: str | None
+    epoch: int | None
+    consent: str | None
+    issued_time: int
+    reason: str
+
+
+class Credit(NamedTuple):
+    """What one list's source earned from one user."""
+
+    tenant: str
+    user_id: str
+    rec_id: str
+    arm: str
+    reward: float
+    event_time: int
+    credit_id: str
+
+
+class ModelPointer(NamedTuple):
+    """One bundle in the life of the models."""
+
+    model_version: str
+    epoch: int
+    path: str
+    manifest_sha256: str
+    created_time: int
+    action: str
+
+
+Record = Event | Item | ServedList | SessionDelta | DeadLetter | Control | Credit | ModelPointer
+
+# Name in the schema -> class, of every record that can stand alone in a message.
+MESSAGES: Final[dict[str, type[Record]]] = {
+    "Event": Event,
+    "Item": Item,
+    "ServedList": ServedList,
+    "SessionDelta": SessionDelta,
+    "DeadLetter": DeadLetter,
+    "Control": Control,
+    "Credit": Credit,
+    "ModelPointer": ModelPointer,
+}
+# ... and of the records inside them.
+PARTS: Final[dict[str, type[EventItem | ServedItem]]] = {"EventItem": EventItem, "ServedItem": ServedItem}

@@ -1,0 +1,129 @@
+"""Names of the keys in Redis, and the version string that orders a user's lists.
+
+The braces are literal: Redis Cluster hashes what is between the first pair only, so that a user's keys share
+a slot. Ids are percent-encoded like in `schemas.ids.user_key`; other tenants than the default are prefixed.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from schemas.ids import escape_id
+from schemas.records import DEFAULT_TENANT
+
+MODEL_CURRENT: Final = "model:current"
+MODEL_WORKERS: Final = "model:workers"
+VERSION_WIDTH: Final = 32
+
+
+class UserKeys(NamedTuple):
+    """A user's four keys, in the order in which the list store's function takes them."""
+
+    rec: str
+    meta: str
+    session: str
+    features: str
+
+
+def _prefix(tenant: str) -> str:
+    return "" if tenant == DEFAULT_TENANT else f"t:{escape_id(tenant)}:"
+
+
+def _tagged(escaped_id: str, hash_tags: bool) -> str:
+    return f"{{{escaped_id}}}" if hash_tags else escaped_id
+
+
+def user_keys(tenant: str, user_id: str, hash_tags: bool = True) -> UserKeys:
+    """The keys of a user.
+
+    Examples
+    --------
+    >>> user_keys("default", "u1").rec, user_keys("acme", "u1", hash_tags=False).meta
+    ('usr:rec:{u1}', 't:acme:usr:rec:meta:u1')
+    """
+    prefix = _prefix(tenant)
+    tagged = _tagged(escape_id(user_id), hash_tags)
+    return UserKeys(
+        f"{prefix}usr:rec:{tagged}",
+        f"{prefix}usr:rec:meta:{tagged}",
+        f"{prefix}user_session:{tagged}",
+        f"{prefix}user_features:{tagged}",
+    )
+
+
+def item_sim_key(tenant: str, item_id: str, hash_tags: bool = True) -> str:
+    """ZSET of similar items.
+
+    Examples
+    --------
+    >>> item_sim_key("default", "i/1")
+    'item:sim:{i%2F1}'
+    """
+    return f"{_prefix(tenant)}item:sim:{_tagged(escape_id(item_id), hash_tags)}"
+
+
+def item_features_key(tenant: str, item_id: str, hash_tags: bool = True) -> str:
+    """HASH of an item's features, with `in_stock`."""
+    return f"{_prefix(tenant)}item_features:{_tagged(escape_id(item_id), hash_tags)}"
+
+
+def trending_key(scope: str, tenant: str = DEFAULT_TENANT) -> str:
+    """ZSET of decayed popularity; scope `overall`, a category or a country.
+
+    Examples
+    --------
+    >>> trending_key("overall")
+    'trending:overall'
+    """
+    return f"{_prefix(tenant)}trending:{escape_id(scope)}"
+
+
+def stats_key(job: str) -> str:
+    """HASH of a job's counters."""
+    return f"stats:{job}"
+
+
+class Version(NamedTuple):
+    """What orders a user's lists, most significant first."""
+
+    generation: int
+    offset: int
+    control_seq: int
+
+
+def format_version(generation: int, offset: int, control_seq: int) -> str:
+    """`_v`: hexadecimal of fixed width, so that newer is greater as a string.
+
+    Parameters
+    ----------
+    generation
+        0 to 2^16 - 1, raised by the operator for a reprocess.
+    offset
+        Kafka offset of the user's newest event, 0 to 2^63 - 1.
+    control_seq
+        Counts the orders and refreshes since that event, 0 to 2^48 - 1.
+
+    Examples
+    --------
+    >>> format_version(1, 255, 2)
+    '000100000000000000ff000000000002'
+    """
+    if not (0 <= generation < 1 << 16 and 0 <= offset < 1 << 63 and 0 <= control_seq < 1 << 48):
+        raise ValueError(
+            f"version: wanted generation < 2^16, offset < 2^63, control_seq < 2^48, none negative, "
+            f"got {generation}, {offset}, {control_seq}"
+        )
+    return f"{generation:04x}{offset:016x}{control_seq:012x}"
+
+
+def parse_version(version: str) -> Version:
+    """The parts of a `_v`.
+
+    Examples
+    --------
+    >>> parse_version("000100000000000000ff000000000002")
+    Version(generation=1, offset=255, control_seq=2)
+    """
+    if len(version) != VERSION_WIDTH:
+        raise ValueError(f"version: wanted {VERSION_WIDTH} hexadecimal digits, got {version!r}")
+    return Version(int(version[:4], 16), int(version[4:20], 16), int(version[20:], 16))
