@@ -37,7 +37,14 @@ class Kafka(_Section):
     max_future_ms: int = Field(3_600_000, description="message.timestamp.after.max.ms: later is refused")
     topic_prefix: str = Field("", description="put before every topic name, to keep two deployments apart")
     schema_ids: dict[int, str] = Field(
-        default_factory=lambda: {1: "Event", 2: "Item", 3: "ServedList", 4: "SessionDelta", 5: "DeadLetter", 6: "Control"},
+        default_factory=lambda: {
+            1: "Event",
+            2: "Item",
+            3: "ServedList",
+            4: "SessionDelta",
+            5: "DeadLetter",
+            6: "Control",
+        },
         description="Confluent header: schema id to record name",
     )
 
@@ -51,7 +58,9 @@ class Redis(_Section):
     cluster: bool = Field(False, description="one function call a user instead of one a batch")
     ttl_s: int = Field(30 * 86_400, ge=60, description="of all of a user's keys")
     list_size: int = Field(10, ge=1, le=50)
-    retry_limit_s: float = Field(45.0, description="how long a batch waits for Redis; below the checkpoint timeout")
+    retry_limit_s: float = Field(
+        45.0, description="how long a batch waits for Redis; below the checkpoint timeout"
+    )
 
 
 class Job(_Section):
@@ -77,11 +86,15 @@ class Job(_Section):
 class Model(_Section):
     """Where bundles stand and how they rank."""
 
-    root: Path = Field(Path(".tailrace/models"), description="<root>/<epoch>/manifest.json; readable by every worker")
+    root: Path = Field(
+        Path(".tailrace/models"), description="<root>/<epoch>/manifest.json; readable by every worker"
+    )
     candidates: int = Field(200, ge=10, le=1_000)
     finalists: int = Field(40, ge=10, le=200, description="candidates that the learned ranker scores")
     diversity: float = Field(0.15, ge=0, le=1, description="MMR: weight of category repetition")
-    exploration_floor: float = Field(0.01, ge=0, le=0.2, description="least probability of every source at a slot")
+    exploration_floor: float = Field(
+        0.01, ge=0, le=0.2, description="least probability of every source at a slot"
+    )
     rebuy_after_ms: int = Field(86_400_000, description="a bought item is not recommended for this long")
 
 
@@ -116,7 +129,9 @@ class Settings(_Section):
     stack: Stack = Stack()
 
 
-def load(file: Path | str | None = None, environment: dict[str, str] | None = None, **overrides: Any) -> Settings:
+def load(
+    file: Path | str | None = None, environment: dict[str, str] | None = None, **overrides: Any
+) -> Settings:
     """Read settings once.
 
     Parameters
@@ -139,7 +154,9 @@ def load(file: Path | str | None = None, environment: dict[str, str] | None = No
         try:
             tree = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
-            raise SettingsError(f"{path}: cannot be read ({error.strerror}); give an existing TOML file") from error
+            raise SettingsError(
+                f"{path}: cannot be read ({error.strerror}); give an existing TOML file"
+            ) from error
         except tomllib.TOMLDecodeError as error:
             raise SettingsError(f"{path}: not valid TOML: {error}") from error
     variables = os.environ if environment is None else environment

@@ -1,0 +1,1 @@
+"""The `tailrace` command: the local stack, jobs, lists and checks."""

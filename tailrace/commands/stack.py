@@ -13,13 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from flink_jobs.settings import Settings, load
+from tailrace.commands.options import Config, Json
 from tailrace.errors import ExitCode, UserError
 from tailrace.stack.local import LocalStack, StackStatus, last_lines
-
-Config = Annotated[
-    Path | None, typer.Option("--config", "-c", help="A TOML file instead of ./tailrace.toml.")
-]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 
 def register(app: typer.Typer) -> None:

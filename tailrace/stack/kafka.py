@@ -127,9 +127,9 @@ def _format(java: Java, options: list[str], properties: Path, environment: dict[
     cluster = urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
     if cluster.startswith("-"):
         cluster = "A" + cluster[1:]
+    command = [java.binary, "-XX:TieredStopAtLevel=1", *options, "kafka.tools.StorageTool", "format"]
     made = subprocess.run(
-        [java.binary, "-XX:TieredStopAtLevel=1", *options, "kafka.tools.StorageTool", "format"]
-        + ["--cluster-id", cluster, "--config", properties],
+        [*command, "--cluster-id", cluster, "--config", properties],
         env=environment,
         capture_output=True,
         text=True,
@@ -139,7 +139,7 @@ def _format(java: Java, options: list[str], properties: Path, environment: dict[
     if made.returncode != 0:
         raise UserError(
             "TR-120",
-            f"kafka: its log folder cannot be formatted (status {made.returncode}): {(made.stderr or made.stdout)[-800:]}",
+            f"kafka: its log folder cannot be formatted: {(made.stderr or made.stdout)[-800:]}",
             "the folder is not writable, or left by another Kafka",
             "tailrace down --purge, then tailrace up",
         )

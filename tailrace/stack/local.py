@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,14 @@ from tailrace.stack.ports import port_holder, port_is_free
 from tailrace.stack.service import Plan, Service
 from tailrace.stack.store import forget_saved_copy, store_answers, store_service
 
+PORT_SETTINGS = (
+    "kafka_port",
+    "kafka_controller_port",
+    "redis_port",
+    "flink_port",
+    "flink_rpc_port",
+    "flink_blob_port",
+)
 _READY_WITHIN_S = 120.0
 _GIVE_UP_AFTER_RESTARTS = 3
 
@@ -102,8 +111,17 @@ class LocalStack:
         UserError
             With the last lines of a child's log where it does not start.
         """
+        if sys.platform != "linux":
+            raise UserError(
+                "TR-112",
+                f"system: wanted Linux, got {sys.platform}",
+                "the supervisor asks the Linux kernel to end its children with it",
+                "run it in a Linux container or virtual machine",
+                ExitCode.ENVIRONMENT,
+            )
         if self.running():
-            self._wait_until_ready(progress)
+            if not self.status().healthy:
+                self._wait_until_ready(progress)
             return False
         self._refuse_taken_ports()
         plan = Plan(str(self._run), self._services(progress))
@@ -168,23 +186,10 @@ class LocalStack:
         ]
 
     def _refuse_taken_ports(self) -> None:
-        for setting in (
-            "kafka_port",
-            "kafka_controller_port",
-            "redis_port",
-            "flink_port",
-            "flink_rpc_port",
-            "flink_blob_port",
-        ):
+        for setting in PORT_SETTINGS:
             port = getattr(self.settings.stack, setting)
             if not port_is_free(self.settings.stack.host, port):
-                raise UserError(
-                    "TR-104",
-                    f"port {port} (stack.{setting}): wanted free, got taken by {port_holder(port)}",
-                    "another program, or another stack with the same ports, listens there",
-                    f"end that program, or set {setting} in [stack] of tailrace.toml (TAILRACE_STACK__{setting.upper()})",
-                    ExitCode.ENVIRONMENT,
-                )
+                raise port_taken(setting, port)
 
     def _wait_until_ready(self, progress: Progress) -> None:
         started = time.monotonic()
@@ -238,6 +243,17 @@ class LocalStack:
             checkpoints = flink_rest(self.settings, f"/jobs/{job['jid']}/checkpoints") or {}
             jobs.append({**job, "checkpoints_completed": checkpoints.get("counts", {}).get("completed", 0)})
         return jobs
+
+
+def port_taken(setting: str, port: int) -> UserError:
+    """Return the error for a port of the stack that something else holds."""
+    return UserError(
+        "TR-104",
+        f"port {port} (stack.{setting}): wanted free, got taken by {port_holder(port)}",
+        "another program, or another stack with the same ports, listens there",
+        f"end that program, or set stack.{setting} in tailrace.toml (or TAILRACE_STACK__{setting.upper()})",
+        ExitCode.ENVIRONMENT,
+    )
 
 
 def last_lines(log: Path, count: int) -> str:

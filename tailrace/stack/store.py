@@ -45,8 +45,8 @@ def find_store() -> Path:
 def store_service(settings: Settings) -> Service:
     """Write the store's configuration and return how to start it.
 
-    Nothing is written to disk while it runs, since the store is a view that a `republish` rebuilds; an orderly
-    stop saves it, so that lists stand after `tailrace down` and `tailrace up`.
+    Nothing is written to disk while it runs, since the store is a view that a `republish` rebuilds; an
+    orderly stop saves it, so that lists stand after `tailrace down` and `tailrace up`.
     """
     stack = settings.stack
     folder = stack.home.resolve() / "store"
@@ -100,6 +100,6 @@ def store_answers(settings: Settings, timeout_s: float = 2.0) -> bool:
 def forget_saved_copy(settings: Settings) -> None:
     """Remove the file that an orderly stop wrote, once it is loaded.
 
-    After a crash the store must be empty, not as old as the last stop: an empty store is rebuilt by a republish.
+    After a crash the store must be empty, so that a republish rebuilds it, and not as old as the last stop.
     """
     (settings.stack.home.resolve() / "store" / "dump.rdb").unlink(missing_ok=True)

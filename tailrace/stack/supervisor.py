@@ -2,8 +2,9 @@
 
 It is started by `tailrace up` and needs nothing but the standard library. Each child leads its own process
 group and asks the kernel to be killed with the supervisor (PR_SET_PDEATHSIG); what the children started is
-ended by the guard. So `kill -9` leaves no orphans. When a child dies its whole group goes with it (a TaskManager's Python workers), then it is started
-again: at once the first time, with growing pauses if it keeps dying. SIGTERM stops all in reverse order.
+ended by the guard. So `kill -9` leaves no orphans. When a child dies its whole group goes with it (a
+TaskManager's Python workers), then it is started again: at once the first time, with growing pauses if it
+keeps dying. SIGTERM stops all in reverse order.
 """
 
 from __future__ import annotations
@@ -131,8 +132,8 @@ class Supervisor:
     """
 
     def __init__(self, plan: Plan, tied: bool = False) -> None:
-        # Two marks: of the home, for the next `up` to find leftovers; of this supervisor, for its guard, which
-        # must not touch the children of the next one.
+        # Two marks: of the home, for the next `up` to find leftovers; of this supervisor, for its guard,
+        # which must not touch the children of the next one.
         self._own_mark = f"{os.getpid()}.{time.time_ns()}"
         marks = {RUN_MARK: plan.run_folder, SUPERVISOR_MARK: self._own_mark}
         self._children = [Child(service, marks) for service in plan.services]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from tailrace.stack import control
 from tailrace.stack.guard import processes_with
 from tailrace.stack.service import RUN_MARK, Plan, Service
@@ -89,7 +91,7 @@ def test_a_child_that_keeps_dying_is_started_at_growing_intervals(run: Path) -> 
     control.stop_supervisor(run)
     process.wait(10)
     times = [float(word) for word in stamps.read_text().split()]
-    pauses_s = [after - before for before, after in zip(times, times[1:], strict=False)]
+    pauses_s = [after - before for before, after in itertools.pairwise(times)]
     assert pauses_s[0] < 1.0
     assert pauses_s[2] > 1.5 * pauses_s[0]
 
@@ -113,12 +115,41 @@ def test_killing_the_supervisor_leaves_no_orphans_not_even_grandchildren(
     assert not control.supervisor_runs(run)
 
 
+def test_the_kernel_ends_the_children_even_when_the_guard_is_killed_too(
+    run: Path, supervisor: subprocess.Popen[bytes]
+) -> None:
+    steady = pid_of(run, "steady")
+    assert wait_for(lambda: len(psutil.Process(supervisor.pid).children()) == 3)
+    guard = next(
+        child
+        for child in psutil.Process(supervisor.pid).children()
+        if "tailrace.stack.guard" in child.cmdline()
+    )
+    os.kill(supervisor.pid, signal.SIGSTOP)  # so that it does not start another guard
+    guard.kill()
+    os.kill(supervisor.pid, signal.SIGKILL)
+    supervisor.wait(10)
+    assert wait_for(lambda: not alive(steady), 2.0)
+
+
+def test_a_killed_guard_is_replaced(run: Path, supervisor: subprocess.Popen[bytes]) -> None:
+    def guards() -> list[int]:
+        found = psutil.Process(supervisor.pid).children()
+        return [child.pid for child in found if "tailrace.stack.guard" in child.cmdline()]
+
+    assert wait_for(lambda: len(guards()) == 1)
+    first = guards()
+    os.kill(first[0], signal.SIGKILL)
+    assert wait_for(lambda: len(guards()) == 1 and guards() != first, 3.0)
+
+
 def test_killing_the_starter_of_a_tied_supervisor_ends_everything(run: Path) -> None:
     program = f"""
 import sys, time
 from tailrace.stack import control
 from tailrace.stack.service import Plan, Service
-child = Service("steady", ["sleep", "600"], {{"PATH": {os.environ["PATH"]!r}}}, {str(run)!r}, {str(run / "s.log")!r})
+environment = {{"PATH": {os.environ["PATH"]!r}}}
+child = Service("steady", ["sleep", "600"], environment, {str(run)!r}, {str(run / "s.log")!r})
 control.start_supervisor(Plan({str(run)!r}, [child]), tied=True)
 time.sleep(600)
 """

@@ -1,0 +1,1 @@
+"""What `tailrace doctor` looks at: this machine, or a Flink cluster elsewhere."""
