@@ -1,0 +1,179 @@
+"""The manifest of a bundle: what its files are, what the model was made from, how it ranks.
+
+A bundle is a folder ``<root>/<epoch>/`` of plain arrays (``.npy``, never pickled), two JSON files, one ONNX
+graph and ``manifest.json``, which names every file with its SHA-256. Nothing else may lie in the folder.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from udfs.model.refusal import BundleRefused
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+RANKER = "ranker.onnx"
+ITEM_IDS = "item_ids.json"
+CATEGORY_NAMES = "category_names.json"
+IVF = "ivf.faiss"
+NEIGHBOURS_PER_ITEM = 50
+MAX_DIMENSION = 64  # what the user state holds
+
+# name -> dtype, shape in n items, d dimensions, z neighbours, m canary rows, f features
+ARRAYS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "item_hashes": ("<u8", ("n",)),
+    "factors": ("<f4", ("n", "d")),
+    "gram": ("<f4", ("d", "d")),
+    "categories": ("<u4", ("n",)),
+    "prices": ("<f4", ("n",)),
+    "popularity": ("<f4", ("n",)),
+    "trending": ("<f4", ("n",)),
+    "neighbour_offsets": ("<i8", ("n+1",)),
+    "neighbour_rows": ("<i4", ("z",)),
+    "neighbour_scores": ("<f4", ("z",)),
+    "rebuy_days": ("<f4", ("n",)),
+    "repeat_rate": ("<f4", ("n",)),
+    "canary_features": ("<f4", ("m", "f")),
+    "canary_scores": ("<f4", ("m",)),
+}
+MAY_BE_NAN = frozenset({"prices", "rebuy_days"})  # nan: not known
+REQUIRED_FILES = frozenset({f"{name}.npy" for name in ARRAYS} | {RANKER, ITEM_IDS, CATEGORY_NAMES})
+KNOWN_FILES = REQUIRED_FILES | {IVF}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """How this model retrieves and blends; training may choose them, so they stand in the manifest.
+
+    The first stage is a linear blend of the five sources' scores by the five weights,
+    each score scaled to [0, 1] within a user's candidates (see `udfs.ranking.first_stage`).
+    """
+
+    weight_embedding: float = 0.35
+    weight_neighbours: float = 0.35
+    weight_repeat: float = 0.20
+    weight_trending: float = 0.06
+    weight_popular: float = 0.04
+    share_embedding: float = 0.40  # of the candidates each source may bring
+    share_neighbours: float = 0.30
+    share_repeat: float = 0.10
+    share_trending: float = 0.10  # the rest comes from the most popular
+    reserve: int = 4  # best of each source that reach the ranker whatever the blend says
+    nprobe: int = 8  # inverted lists searched, for a bundle with an IVF index
+    fold_in_alpha: float = 10.0  # implicit ALS: confidence = 1 + alpha * weight
+    fold_in_regularization: float = 0.05
+
+    def __post_init__(self) -> None:
+        for entry in dataclasses.fields(self):
+            value = getattr(self, entry.name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise ValueError(f"settings.{entry.name}: wanted a finite number, got {value!r}")
+            if value < 0:
+                raise ValueError(f"settings.{entry.name}: wanted zero or more, got {value!r}")
+        if (
+            self.share_embedding + self.share_neighbours + self.share_repeat + self.share_trending
+            > 1.0 + 1e-9
+        ):
+            raise ValueError("settings.share_*: together at most 1, so that popular items fill the rest")
+        if self.nprobe < 1 or self.fold_in_regularization <= 0:
+            raise ValueError("settings: nprobe at least 1 and fold_in_regularization above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """Size and SHA-256 (hex) of one file."""
+
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """`manifest.json`, parsed.
+
+    `data` says what the model was trained on (hash, rows, cut), `metrics` what it reached, `canary` how its
+    known answers were made; all three are for people and are kept as written.
+    """
+
+    epoch: int
+    model_version: str
+    created_ms: int
+    feature_names: tuple[str, ...]
+    feature_list_hash: str
+    files: Mapping[str, FileEntry]
+    items: int
+    dimension: int
+    settings: ModelSettings = field(default_factory=ModelSettings)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    canary: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> bytes:
+        """Return the file's bytes: sorted keys, so that equal manifests have equal hashes."""
+        tree = dataclasses.asdict(self) | {"format": FORMAT}
+        return (json.dumps(tree, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+_TYPES: dict[str, type] = {
+    "epoch": int,
+    "model_version": str,
+    "created_ms": int,
+    "feature_names": list,
+    "feature_list_hash": str,
+    "files": dict,
+    "items": int,
+    "dimension": int,
+    "settings": dict,
+    "data": dict,
+    "metrics": dict,
+    "canary": dict,
+}
+
+
+def parse_manifest(text: bytes) -> Manifest:
+    """Read a manifest; every field is required and no other is taken.
+
+    Raises
+    ------
+    BundleRefused
+        ``format`` for another version, ``manifest`` for anything else.
+    """
+    try:
+        tree = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BundleRefused("manifest", f"{MANIFEST} is not JSON: {error}") from error
+    if not isinstance(tree, dict):
+        raise BundleRefused("manifest", f"{MANIFEST} must be an object, got {type(tree).__name__}")
+    written = tree.pop("format", None)
+    if type(written) is not int or written != FORMAT:
+        raise BundleRefused(
+            "format", f"{MANIFEST}: this code reads format {FORMAT}, got {written!r}; train again"
+        )
+    if set(tree) != set(_TYPES):
+        wrong = sorted(set(tree) ^ set(_TYPES))
+        raise BundleRefused("manifest", f"{MANIFEST}: fields missing or unknown: {', '.join(wrong)}")
+    for name, wanted in _TYPES.items():
+        if type(tree[name]) is not wanted:
+            got = type(tree[name]).__name__
+            raise BundleRefused("manifest", f"{MANIFEST}: {name} must be {wanted.__name__}, got {got}")
+    if tree["epoch"] < 0 or tree["items"] < 1 or not 1 <= tree["dimension"] <= MAX_DIMENSION:
+        raise BundleRefused(
+            "manifest", f"{MANIFEST}: epoch, items or dimension (1 to {MAX_DIMENSION}) out of range"
+        )
+    try:
+        files = {name: _file_entry(entry) for name, entry in tree.pop("files").items()}
+        settings = ModelSettings(**tree.pop("settings"))
+        names = tuple(str(name) for name in tree.pop("feature_names"))
+    except (TypeError, ValueError, KeyError) as error:
+        raise BundleRefused("manifest", f"{MANIFEST}: {error}") from error
+    return Manifest(files=files, settings=settings, feature_names=names, **tree)
+
+
+def _file_entry(entry: Any) -> FileEntry:
+    result = FileEntry(**entry)
+    if not isinstance(result.sha256, str) or type(result.size_bytes) is not int or result.size_bytes < 0:
+        raise ValueError(f"files: wanted a SHA-256 and a size, got {entry!r}")
+    return result

@@ -1,0 +1,119 @@
+"""The learned ranker: an ONNX graph that turns float32 feature rows into scores.
+
+One thread and sequential execution: a worker is one process a slot, and spinning threads cost six times
+the work they did (see docs). Scores of a batch equal scores user by user, bit for bit: graphs of trees score
+each row alone; others hold matrix products, whose sums may depend on the number of rows, so they are run
+once a user with a fixed number of rows.
+"""
+
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from udfs.model.onnx_graph import read_graph
+from udfs.model.refusal import BundleRefused
+
+PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
+CPU = ("CPUExecutionProvider",)
+
+
+class NotFiniteScoreError(ValueError):
+    """A ranker answered NaN or infinity for finite features."""
+
+
+class OnnxRanker:
+    """One loaded graph with one float input [rows, features] and one float output [rows] or [rows, 1].
+
+    Parameters
+    ----------
+    model
+        The serialised graph, already verified by its hash.
+    n_features
+        The width that the input must have.
+    providers
+        Execution providers in order of preference; those this machine lacks are left out. Trees run on the
+        CPU in any case.
+
+    Raises
+    ------
+    BundleRefused
+        For an operator off the allow-list, external data, or a graph of another shape.
+    """
+
+    def __init__(self, model: bytes, n_features: int, providers: tuple[str, ...] = PROVIDERS) -> None:
+        graph = read_graph(model)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        available = onnxruntime.get_available_providers()
+        chosen = [name for name in providers if name in available] or list(CPU)
+        if graph.row_exact:
+            chosen = list(
+                CPU
+            )  # tree ensembles have no GPU kernel; a copy there and back is all one would get
+        try:
+            self._session = onnxruntime.InferenceSession(model, options, providers=chosen)
+        except Exception as error:  # ONNX Runtime raises a class per status code, none of them public
+            raise BundleRefused("ranker", f"ONNX Runtime cannot load it: {error}") from error
+        self.row_exact = graph.row_exact
+        self.operators = graph.operators
+        self.provider: str = self._session.get_providers()[0]
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise BundleRefused(
+                "shape", f"ONNX: wanted 1 input and 1 output, got {len(inputs)}, {len(outputs)}"
+            )
+        shape = inputs[0].shape
+        if inputs[0].type != "tensor(float)" or len(shape) != 2 or shape[1] != n_features:
+            raise BundleRefused(
+                "shape", f"ONNX input: wanted float [rows, {n_features}], got {inputs[0].type} {shape}"
+            )
+        if isinstance(shape[0], int):
+            raise BundleRefused("shape", f"ONNX input: the number of rows must be free, got {shape[0]}")
+        if outputs[0].type != "tensor(float)":
+            raise BundleRefused("shape", f"ONNX output: wanted float, got {outputs[0].type}")
+        self._input: str = inputs[0].name
+        self._outputs = [outputs[0].name]
+
+    def score(self, features: NDArray[np.float32], rows_a_user: int) -> NDArray[np.float32]:
+        """Score all rows of a batch.
+
+        Parameters
+        ----------
+        features
+            float32 (users * rows_a_user, F), C order.
+        rows_a_user
+            Rows of one user; the number must not depend on the batch.
+
+        Returns
+        -------
+        float32 (users * rows_a_user,)
+
+        Raises
+        ------
+        NotFiniteScoreError
+            For a NaN or an infinity among the scores.
+        """
+        if self.row_exact:
+            scores = self._run(features)
+        else:
+            scores = np.empty(len(features), np.float32)
+            for start in range(0, len(features), rows_a_user):
+                stop = start + rows_a_user
+                scores[start:stop] = self._run(features[start:stop])
+        if not np.isfinite(scores).all():
+            row = int(np.flatnonzero(~np.isfinite(scores))[0])
+            raise NotFiniteScoreError(f"ranker: score {scores[row]} in row {row} of {len(scores)}")
+        return scores
+
+    def _run(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        result: Any = self._session.run(self._outputs, {self._input: features})[0]
+        if result.size != len(features):
+            raise BundleRefused("shape", f"ONNX output: wanted {len(features)} scores, got {result.shape}")
+        scores: NDArray[np.float32] = result.reshape(-1)
+        return scores
