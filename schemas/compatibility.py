@@ -19,8 +19,8 @@ _WIDER: Final = {
 def check(reader: Node, writer: Node, where: str = "") -> list[str]:
     """Why `reader` cannot read all that `writer` writes; empty if it can.
 
-    Avro's resolution rules, less the promotions that change the Python type; `schemas.decoder` does what passes
-    here.
+    Avro's resolution rules, less the promotions that change the Python type; `schemas.decoder` does what
+    passes here.
 
     Examples
     --------

@@ -19,6 +19,7 @@ Encode = Callable[[Record], list[bytes]]
 # What a generated function raises for a record whose fields are not of the schema's types.
 ENCODE_ERRORS: Final = (AttributeError, TypeError, ValueError, KeyError, OverflowError, struct.error)
 
+_INT_LIMIT: Final = 1 << 31
 _LONG_LOW: Final = -(1 << 63)
 _LONG_HIGH: Final = (1 << 63) - 1
 _PYTHON_TYPES: Final[dict[str, tuple[type, ...]]] = {
@@ -45,6 +46,13 @@ def write_long(value: int) -> bytes:
     return bytes(out)
 
 
+def write_int(value: int) -> bytes:
+    """A signed integer of at most 32 bits, zigzag-coded."""
+    if not -_INT_LIMIT <= value < _INT_LIMIT:
+        raise OverflowError(f"{value} has more than 32 bits")
+    return write_long(value)
+
+
 def write_bytes(value: bytes) -> bytes:
     """Length and content."""
     size = len(value)
@@ -60,6 +68,7 @@ def compile_encoder(definition: Definition) -> Encode:
     """A function that writes today's record."""
     constants: dict[str, Any] = {
         "write_long": write_long,
+        "write_int": write_int,
         "write_bytes": write_bytes,
         "write_text": write_text,
         "pack_double": struct.Struct("<d").pack,
@@ -95,7 +104,7 @@ def _emit_value(lines: list[str], constants: dict[str, Any], depth: int, node: N
     elif kind == "bytes":
         lines.append(f"{indent}put(write_bytes({source}))")
     elif kind in ("int", "long"):
-        lines.append(f"{indent}put(small[{source}] if 0 <= {source} < 64 else write_long({source}))")
+        lines.append(f"{indent}put(small[{source}] if 0 <= {source} < 64 else write_{kind}({source}))")
     elif kind == "double":
         lines.append(f"{indent}put(pack_double({source}))")
     elif kind == "boolean":
@@ -170,8 +179,9 @@ def _trouble(node: Node, value: Any) -> str | None:
 def _trouble_of_plain(kind: str, value: Any) -> str | None:
     if not isinstance(value, _PYTHON_TYPES[kind]):
         return f"wanted {kind}, got {value!r:.100}"
-    if isinstance(value, int) and kind in ("int", "long") and not _LONG_LOW <= value <= _LONG_HIGH:
-        return f"wanted 64 bits, got {value}"
+    bits = {"int": 32, "long": 64}.get(kind)
+    if bits is not None and isinstance(value, int) and not -(1 << bits - 1) <= value < 1 << bits - 1:
+        return f"wanted {bits} bits, got {value}"
     if isinstance(value, str):
         try:
             value.encode()
