@@ -1,0 +1,110 @@
+"""The catalogue inside a rank worker: `recs.items.v1` read from its start and followed between batches.
+
+No thread: the client library fetches in the background, and the worker takes what has come before it ranks.
+Every list logs the index mark, the catalogue offset it was made with.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from confluent_kafka import Consumer, KafkaError, TopicPartition
+from udfs.ranking.catalogue import CatalogueView
+
+from flink_jobs.settings import Kafka
+from schemas.codec import Codec
+from schemas.records import Item
+from schemas.refusal import Refused
+
+if TYPE_CHECKING:
+    from udfs.model.bundle import Bundle
+
+ITEMS = "recs.items.v1"
+PER_BATCH = 2_000
+FIRST_READ_S = 30.0
+
+
+class CatalogueFeed:
+    """Items as last published, and their view for each bundle in use.
+
+    Parameters
+    ----------
+    settings
+        How to reach the broker.
+    codec
+        Reads the records; what it refuses is skipped and counted, the item keeps its last state.
+
+    Attributes
+    ----------
+    refused
+        Number of records that could not be read.
+    mark
+        Offset behind the newest record taken in.
+    """
+
+    def __init__(self, settings: Kafka, codec: Codec) -> None:
+        self.refused = 0
+        self.mark = 0
+        self._codec = codec
+        self._items: dict[str, Item] = {}
+        self._views: dict[int, CatalogueView] = {}
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": settings.bootstrap_servers,
+                "group.id": "tailrace-catalogue",
+                "enable.auto.commit": False,
+                "isolation.level": "read_committed",
+            }
+        )
+        partition = TopicPartition(settings.topic_prefix + ITEMS, 0, 0)
+        self._consumer.assign([partition])
+        self._read_to_end(partition)
+
+    def view(self, bundle: Bundle) -> CatalogueView:
+        """Give the catalogue as seen by a bundle's rows, up to date with what the broker has sent."""
+        self.follow()
+        view = self._views.get(bundle.epoch)
+        if view is None or view.bundle_sha256 != bundle.manifest_sha256:
+            view = CatalogueView(bundle)
+            for item in self._items.values():
+                view.apply(item)
+            view.mark = self.mark
+            self._views = {**dict(list(self._views.items())[-1:]), bundle.epoch: view}
+        return view
+
+    def follow(self, timeout_s: float = 0.0) -> int:
+        """Take in what has come, at most `PER_BATCH` records, and return how many."""
+        messages = self._consumer.consume(PER_BATCH, timeout_s)
+        for message in messages:
+            error = message.error()
+            if error is not None:
+                if error.code() != KafkaError._PARTITION_EOF and not error.retriable():
+                    self.refused += 1
+                continue
+            self._take(message.value(), message.offset())
+        return len(messages)
+
+    def close(self) -> None:
+        """Leave the broker."""
+        self._consumer.close()
+
+    def _take(self, value: bytes | None, offset: int) -> None:
+        try:
+            item = self._codec.decode("Item", value) if value else None
+        except Refused:
+            self.refused += 1
+            item = None
+        if item is not None:
+            self._items[item.item_id] = item
+        self.mark = offset + 1
+        for view in self._views.values():
+            if item is not None:
+                view.apply(item)
+            view.mark = self.mark
+
+    def _read_to_end(self, partition: TopicPartition) -> None:
+        _, end = self._consumer.get_watermark_offsets(partition, timeout=10.0)
+        deadline_s = time.monotonic() + FIRST_READ_S
+        while self.mark < end and time.monotonic() < deadline_s:
+            self.follow(0.2)

@@ -1,0 +1,199 @@
+"""One call's work on a shard: each user read once, written once, and at most one snapshot a user sent out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from pyflink.common import Row
+
+from flink_jobs.output_rows import ERASE, RANK
+from flink_jobs.shard_record import ShardRecord
+from schemas.redis_keys import format_version
+from udfs.user_logic import Step, Urgency
+from udfs.user_state import UserState
+
+MAX_RANKED_MEMORY = 200_000
+
+Refresh = Callable[[UserState, int], UserState]
+"""Gives a state whose vector belongs to the named model epoch."""
+
+
+class _Due(NamedTuple):
+    """A ranking that an event of this batch asked for: the state right after that event."""
+
+    state: UserState
+    urgency: Urgency
+
+
+class RankingPace:
+    """When each user was last ranked, and how long to wait before the next time.
+
+    Kept in this process only: after a restart everyone may be ranked at once, which changes no final list.
+
+    Parameters
+    ----------
+    view_interval_ms
+        Least distance of two rankings that views ask for.
+    max_interval_ms
+        Bound of the distance that every ranking keeps under load.
+    """
+
+    def __init__(self, view_interval_ms: int, max_interval_ms: int, lag_ignored_ms: int = 500) -> None:
+        self.view_interval_ms = view_interval_ms
+        self.max_interval_ms = max_interval_ms
+        self.lag_ignored_ms = lag_ignored_ms
+        self.load_interval_ms = 0
+        self._ranked_at_ms: dict[str, int] = {}
+
+    def observe_lag(self, lag_ms: int) -> None:
+        """Stretch to twice the time by which batches arrive late; back to none when they are on time."""
+        late = lag_ms > self.lag_ignored_ms
+        self.load_interval_ms = min(2 * lag_ms, self.max_interval_ms) if late else 0
+
+    def may_rank(self, key: str, urgency: Urgency, now_ms: int) -> bool:
+        """Tell whether the user's turn has come."""
+        interval_ms = self.load_interval_ms
+        if urgency is Urgency.SOON and interval_ms < self.view_interval_ms:
+            interval_ms = self.view_interval_ms
+        return not interval_ms or now_ms - self._ranked_at_ms.get(key, -interval_ms) >= interval_ms
+
+    def ranked(self, key: str, now_ms: int) -> None:
+        """Remember that the user was ranked now."""
+        if len(self._ranked_at_ms) >= MAX_RANKED_MEMORY:
+            self._ranked_at_ms.clear()
+        self._ranked_at_ms[key] = now_ms
+
+
+class MicroBatch:
+    """The users that one call touches, and what it owes them.
+
+    Parameters
+    ----------
+    refresh
+        Brings the vector of a state that leaves for ranking up to date.
+    users, pending
+        Flink map states: user key → state blob, user key → nothing.
+    shard
+        The shard's record; its `pending` mirrors the map state.
+    """
+
+    def __init__(
+        self,
+        refresh: Refresh,
+        users: Any,
+        pending: Any,
+        shard: ShardRecord,
+        pace: RankingPace,
+        generation: int,
+    ) -> None:
+        self.shard = shard
+        self.wakes: dict[int, list[str]] = {}
+        self._refresh = refresh
+        self._users = users
+        self._pending = pending
+        self._pace = pace
+        self._generation = generation
+        self._before: dict[str, UserState | None] = {}
+        self._states: dict[str, UserState | None] = {}
+        self._due: dict[str, _Due] = {}
+        self._erased: dict[str, str] = {}
+
+    def load(self, key: str) -> UserState | None:
+        """Give the user's state as of now, read once a batch."""
+        if key in self._states:
+            return self._states[key]
+        data = self._users.get(key)
+        state = None if data is None else UserState.decode(data)
+        self._before[key] = self._states[key] = state
+        return state
+
+    def keep(self, key: str, step: Step, offset: int, control_seq: int | None = None) -> None:
+        """Take over a step: the new state, and the ranking that it asks for."""
+        known = self._states[key] is not None
+        self._states[key] = step.state
+        if step.rank is Urgency.ERASE:
+            self._due.pop(key, None)
+            self._erased[key] = self._version(offset, control_seq)
+        elif step.state is not None and step.rank is not Urgency.NEVER:
+            waiting = self._due.get(key)
+            urgent = waiting is not None and waiting.urgency is Urgency.NOW
+            self._due[key] = _Due(step.state, Urgency.NOW if urgent else step.rank)
+            self._erased.pop(key, None)
+        if not known and step.wake_at_ms is not None:
+            self.wakes.setdefault(step.wake_at_ms, []).append(key)
+
+    def rewake(self, key: str, wake_at_ms: int | None) -> None:
+        """Note when to look at the user again."""
+        if wake_at_ms is not None:
+            self.wakes.setdefault(wake_at_ms, []).append(key)
+
+    def owe(self, key: str) -> None:
+        """Promise the user a ranking at a later tick."""
+        if key not in self.shard.pending:
+            self.shard.pending.add(key)
+            self._pending.put(key, b"")
+
+    def owe_all(self) -> None:
+        """Promise a ranking to every user of the shard."""
+        for key in list(self._users.keys()):
+            self.owe(key)
+
+    def settle(self, key: str, state: UserState, now_ms: int) -> Iterator[Row]:
+        """Rank an owed user in `state`, before an event that asks for no ranking changes it."""
+        if key in self.shard.pending and key not in self._due:
+            yield self._snapshot(key, state, now_ms)
+
+    def settle_due(self, now_ms: int, at_most: int) -> Iterator[Row]:
+        """Rank owed users whose turn has come."""
+        if not self.shard.epoch:
+            return
+        due = [key for key in self.shard.pending if self._pace.may_rank(key, Urgency.SOON, now_ms)]
+        for key in sorted(due)[:at_most]:
+            state = self.load(key)
+            if state is None:
+                self._settled(key)
+            else:
+                yield self._snapshot(key, state, now_ms)
+
+    def finish(self, now_ms: int) -> Iterator[Row]:
+        """Send out what is due, owe what must wait, and write each changed user."""
+        for key, version in self._erased.items():
+            self._settled(key)
+            yield Row(ERASE, key, b"", version, 0, 0)
+        # Without a model nothing can be ranked; the first activation owes everyone a list.
+        for key, (state, urgency) in self._due.items() if self.shard.epoch else ():
+            # A state that has moved on must be ranked as it was, or the list would depend on batch boundaries.
+            if state is not self._states[key] or self._pace.may_rank(key, urgency, now_ms):
+                yield self._snapshot(key, state, now_ms)
+            else:
+                self.owe(key)
+        for key, state in self._states.items():
+            if state is self._before[key]:
+                continue
+            if state is None:
+                self._settled(key)
+                self._users.remove(key)
+            else:
+                self._users.put(key, state.encode())
+
+    def _snapshot(self, key: str, state: UserState, now_ms: int) -> Row:
+        epoch = self.shard.epoch
+        current = self._states[key]
+        refreshed = self._refresh(state, epoch)
+        if current is state:
+            self._states[key] = refreshed
+        elif current is not None:
+            self._states[key] = self._refresh(current, epoch)
+        self._settled(key)
+        self._pace.ranked(key, now_ms)
+        version = self._version(state.newest_offset)
+        return Row(RANK, key, refreshed.encode(), version, state.last_ms, epoch)
+
+    def _settled(self, key: str) -> None:
+        if key in self.shard.pending:
+            self.shard.pending.discard(key)
+            self._pending.remove(key)
+
+    def _version(self, offset: int, control_seq: int | None = None) -> str:
+        return format_version(self._generation, offset, control_seq or self.shard.control_seq)

@@ -1,0 +1,77 @@
+"""The model bundles that one process holds: the two epochs asked for last, each verified when it was opened."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+
+from flink_jobs.settings import Model
+from udfs.item_factors import ItemFactors
+from udfs.model.bundle import Bundle, BundleRefused
+
+HELD = 2
+RETRY_S = 5.0
+
+
+class ModelStore:
+    """Bundles by epoch, from `<root>/<epoch>/`.
+
+    A bundle that is refused is not looked at again for `RETRY_S`, so that a bad one costs nothing on the hot
+    path; the others keep serving.
+    """
+
+    def __init__(self, settings: Model) -> None:
+        self._root = settings.root
+        self._bundles: OrderedDict[int, tuple[Bundle, ItemFactors]] = OrderedDict()
+        self._refused: dict[int, tuple[float, str]] = {}
+
+    def bundle(self, epoch: int) -> Bundle | None:
+        """Give the bundle of an epoch, opened and verified once; None when it is refused or missing."""
+        held = self._hold(epoch)
+        return None if held is None else held[0]
+
+    def factors(self, epoch: int) -> ItemFactors | None:
+        """Give the item factors of an epoch for folding in users; None when there is no such bundle."""
+        held = self._hold(epoch)
+        return None if held is None else held[1]
+
+    def refusal(self, epoch: int) -> str | None:
+        """Tell why an epoch cannot serve, looking at its files again; None when it can."""
+        self._refused.pop(epoch, None)
+        return None if self._hold(epoch) is not None else self._refused[epoch][1]
+
+    def newest_held(self) -> Bundle | None:
+        """Give the bundle used last, the one to fall back to."""
+        return next(reversed(self._bundles.values()))[0] if self._bundles else None
+
+    def _hold(self, epoch: int) -> tuple[Bundle, ItemFactors] | None:
+        held = self._bundles.get(epoch)
+        if held is not None:
+            self._bundles.move_to_end(epoch)
+            return held
+        refused_at, _ = self._refused.get(epoch, (-RETRY_S, ""))
+        if time.monotonic() - refused_at < RETRY_S:
+            return None
+        try:
+            bundle = Bundle.open(self._root / str(epoch), clock=time.monotonic)
+        except BundleRefused as refused:
+            self._refused[epoch] = (time.monotonic(), str(refused))
+            return None
+        self._bundles[epoch] = held = (bundle, item_factors(bundle))
+        while len(self._bundles) > HELD:
+            self._bundles.popitem(last=False)
+        return held
+
+
+def item_factors(bundle: Bundle) -> ItemFactors:
+    """Give the item side of a bundle's factor model, for folding users in."""
+    items, model = bundle.items, bundle.manifest.settings
+    columns = items.columns
+    return ItemFactors(
+        columns.hashes,
+        columns.factors,
+        items.gram,
+        columns.category,
+        model.fold_in_alpha,
+        model.fold_in_regularization,
+    )

@@ -1,0 +1,104 @@
+"""The SQL prefix of the recommend job: raw rows of every user-keyed topic, gathered in the JVM by user shard.
+
+Its text decides the operators in front of the keyed function and with them their state: it is frozen
+(docs/adr/0004). Nothing is decoded here, so a bad record cannot stop the job.
+
+A row of the result is one micro-batch: `(shard_key, (keys, values, partitions, offsets, times, window_end))`,
+five arrays of equal length, in no promised order.
+"""
+
+from __future__ import annotations
+
+from pyflink.common import Types
+from pyflink.table import StreamTableEnvironment, Table
+
+from flink_jobs.settings import Settings
+from flink_jobs.shards import shard_keys, shard_sql
+
+EVENTS, CONTROL, CREDITS = "recs.events.v1", "recs.control.v1", "recs.credits.v1"
+
+SOURCE_STRIDE = 1_000_000
+"""`partition // SOURCE_STRIDE` tells the source topic, see `SOURCES`; the remainder is Kafka's partition."""
+
+SOURCES = (EVENTS, CONTROL, CREDITS)
+
+EVERY_SHARD_PREFIX = "*"
+"""A control record whose Kafka key starts so goes to every shard."""
+
+BATCH_TYPE = Types.ROW(
+    [
+        Types.OBJECT_ARRAY(Types.STRING()),
+        Types.OBJECT_ARRAY(Types.PRIMITIVE_ARRAY(Types.BYTE())),
+        Types.OBJECT_ARRAY(Types.INT()),
+        Types.OBJECT_ARRAY(Types.LONG()),
+        Types.OBJECT_ARRAY(Types.LONG()),
+        Types.LONG(),
+    ]
+)
+"""Micro-batch without its shard key: keys, values, partitions, offsets, times (ms), end of the window (ms)."""
+
+
+def micro_batches(t_env: StreamTableEnvironment, settings: Settings, group_id: str) -> Table:
+    """Read the three topics and gather their rows by shard and window of `job.batch_ms`.
+
+    Returns
+    -------
+    Table
+        Columns `shard_key INT`, `batch ROW<...>` as described above.
+    """
+    for index, topic in enumerate(SOURCES):
+        t_env.execute_sql(_source_table(index, topic, settings, group_id))
+    count = settings.job.shards
+    every_shard = ", ".join(str(index) for index in range(count))
+    keys = ", ".join(str(key) for key in shard_keys(count))
+    columns = "k, v, p, o, t"
+    by_key = f"SELECT {shard_sql('k', count)} AS shard, {columns} FROM"
+    t_env.execute_sql(f"""
+        CREATE TEMPORARY VIEW gathered AS SELECT *, PROCTIME() AS pt FROM (
+        {by_key} source_0
+        UNION ALL {by_key} source_1 WHERE k NOT LIKE '{EVERY_SHARD_PREFIX}%'
+        UNION ALL SELECT s.shard, {columns}
+            FROM (SELECT {columns}, ARRAY[{every_shard}] AS every_shard FROM source_1
+                  WHERE k LIKE '{EVERY_SHARD_PREFIX}%') AS r
+            CROSS JOIN UNNEST(r.every_shard) AS s (shard)
+        UNION ALL {by_key} source_2)""")
+    return t_env.sql_query(f"""
+        SELECT ARRAY[{keys}][shard + 1] AS shard_key,
+               ROW(ks, vs, ps, os, ts, {_epoch_ms("TIMESTAMP '1970-01-01 00:00:00'", "window_end")}) AS batch
+        FROM (
+            SELECT shard, window_end, ARRAY_AGG(k) AS ks, ARRAY_AGG(v) AS vs,
+                   ARRAY_AGG(p) AS ps, ARRAY_AGG(o) AS os, ARRAY_AGG(t) AS ts
+            FROM TABLE(TUMBLE(TABLE gathered, DESCRIPTOR(pt), INTERVAL '{settings.job.batch_ms / 1000}' SECOND))
+            GROUP BY shard, window_start, window_end
+        )""")
+
+
+def _epoch_ms(origin: str, time: str) -> str:
+    """Give milliseconds since 1970 as BIGINT; minutes, because a difference is an INT and seconds end in 2038."""
+    return (
+        f"(60000 * CAST(TIMESTAMPDIFF(MINUTE, {origin}, {time}) AS BIGINT)"
+        f" + 1000 * EXTRACT(SECOND FROM {time}) + EXTRACT(MILLISECOND FROM {time}))"
+    )
+
+
+def _source_table(index: int, topic: str, settings: Settings, group_id: str) -> str:
+    kafka = settings.kafka
+    return f"""
+        CREATE TEMPORARY TABLE source_{index} (
+            raw_key STRING, raw_value BYTES,
+            raw_partition INT METADATA FROM 'partition' VIRTUAL,
+            raw_offset BIGINT METADATA FROM 'offset' VIRTUAL,
+            ts TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL,
+            k AS COALESCE(raw_key, ''), v AS COALESCE(raw_value, x''),
+            p AS raw_partition + {index * SOURCE_STRIDE}, o AS raw_offset,
+            t AS {_epoch_ms("TO_TIMESTAMP_LTZ(0, 3)", "ts")},
+            WATERMARK FOR ts AS ts - INTERVAL '1' SECOND
+        ) WITH (
+            'connector' = 'kafka', 'topic' = '{kafka.topic_prefix}{topic}',
+            'properties.bootstrap.servers' = '{kafka.bootstrap_servers}',
+            'properties.group.id' = '{group_id}',
+            'properties.isolation.level' = 'read_committed',
+            'scan.startup.mode' = '{settings.job.starting_offsets}',
+            'scan.watermark.idle-timeout' = '2 s',
+            'key.format' = 'raw', 'key.fields' = 'raw_key',
+            'value.format' = 'raw', 'value.fields-include' = 'EXCEPT_KEY')"""

@@ -1,0 +1,72 @@
+"""`tailrace submit`: a job to any cluster."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Annotated
+
+import typer
+
+from flink_jobs.settings import load
+from tailrace import flink_client
+from tailrace.commands.stack import Config, Json
+from tailrace.errors import ExitCode, UserError
+
+JOBS = ("recommend",)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(submit)
+
+
+def submit(
+    job: Annotated[str, typer.Argument(help="recommend")],
+    jobmanager: Annotated[
+        str | None,
+        typer.Option("--jobmanager", "-m", help="HOST:PORT of Flink's REST; default: the local stack."),
+    ] = None,
+    config: Config = None,
+    savepoint: Annotated[
+        str | None, typer.Option("--from", help="Savepoint or checkpoint to start from.")
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Stop the running job with a savepoint and start from it.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the `flink run` line and do nothing.")
+    ] = False,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Until all tasks run.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Submit a job to the local stack or to any Flink cluster."""
+    if job not in JOBS:
+        raise UserError("TR-200", f"job {job!r}; there is {', '.join(JOBS)}", exit_code=ExitCode.USAGE)
+    settings = load(config)
+    target = jobmanager or flink_client.local_jobmanager(settings)
+    if dry_run:
+        typer.echo(shlex.join(flink_client.run_command(settings, job, target, config, savepoint)))
+        return
+    running = flink_client.running_jobs(target, job)
+    if running and not replace:
+        raise UserError(
+            "TR-205",
+            f"{job} runs already as {', '.join(running)}",
+            "two of them would write the same lists",
+            f"tailrace submit {job} --replace",
+        )
+    for job_id in running:
+        folder = settings.stack.home / "savepoints"
+        savepoint = flink_client.stop_with_savepoint(settings, job_id, target, folder)
+        if not as_json:
+            typer.echo(f"stopped {job_id} with savepoint {savepoint}")
+    job_id = flink_client.submit(settings, job, target, config, savepoint)
+    if wait:
+        flink_client.wait_until_running(
+            target, job_id, progress=lambda line: None if as_json else typer.echo(line)
+        )
+    if as_json:
+        typer.echo(json.dumps({"job": job, "job_id": job_id, "jobmanager": target, "from": savepoint}))
+    else:
+        typer.echo(f"{job} runs as {job_id}; http://{target}/#/job/{job_id}/overview")

@@ -1,0 +1,174 @@
+"""Handing a job to a Flink cluster through the `flink` program of the installed wheel."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flink_jobs.settings import Settings
+from flink_jobs.submit import package_code
+from tailrace.errors import ExitCode, UserError
+from tailrace.stack.flink import flink_command_environment
+
+_JOB_ID = re.compile(r"JobID ([0-9a-f]{32})")
+_SAVEPOINT = re.compile(r"Savepoint completed\. Path: (\S+)")
+
+
+def local_jobmanager(settings: Settings) -> str:
+    """Give HOST:PORT of the local stack's JobManager."""
+    return f"{settings.stack.host}:{settings.stack.flink_port}"
+
+
+def run_command(
+    settings: Settings, job: str, jobmanager: str, config: Path | None, savepoint: str | None = None
+) -> list[str]:
+    """Give the plain `flink run` line that submits a job.
+
+    Parameters
+    ----------
+    config
+        The TOML file that the job reads at submission; None for the defaults and the environment.
+    savepoint
+        Path to start from.
+    """
+    program, _ = flink_command_environment(settings)
+    code = package_code(settings.stack.cache.resolve() / "job-code")
+    resume = [] if savepoint is None else ["--fromSavepoint", savepoint]
+    chosen = [] if config is None else ["--settings", str(config.resolve())]
+    target = ["--detached", "--jobmanager", jobmanager, "--parallelism", str(settings.job.parallelism)]
+    return [
+        str(program), "run", *target, *resume,
+        "--pyModule", "flink_jobs.submit", "--pyFiles", str(code), "--job", job, *chosen,
+    ]  # fmt: skip
+
+
+def submit(
+    settings: Settings, job: str, jobmanager: str, config: Path | None = None, savepoint: str | None = None
+) -> str:
+    """Submit a job and return its id.
+
+    Raises
+    ------
+    UserError
+        TR-201 with what the client said, when the cluster did not take it.
+    """
+    printed = _flink(settings, run_command(settings, job, jobmanager, config, savepoint))
+    found = _JOB_ID.search(printed)
+    if found is None:
+        raise UserError(
+            "TR-201",
+            f"{job}: the cluster at {jobmanager} did not take it:\n{_essence(printed)}",
+            "the cluster is not up, or lacks the worker environment",
+            f"tailrace doctor --cluster {jobmanager}",
+        )
+    return found.group(1)
+
+
+def stop_with_savepoint(settings: Settings, job_id: str, jobmanager: str, folder: Path) -> str:
+    """Stop a job and return the path of its savepoint.
+
+    Raises
+    ------
+    UserError
+        TR-202 when no savepoint was written.
+    """
+    program, _ = flink_command_environment(settings)
+    printed = _flink(
+        settings,
+        [str(program), "stop", "-m", jobmanager, "--savepointPath", folder.resolve().as_uri(), job_id],
+    )
+    found = _SAVEPOINT.search(printed)
+    if found is None:
+        raise UserError("TR-202", f"job {job_id}: no savepoint was written:\n{_essence(printed)}")
+    return found.group(1)
+
+
+def rest(jobmanager: str, path: str, method: str = "GET", timeout_s: float = 5.0) -> Any:
+    """Ask Flink's REST interface.
+
+    Raises
+    ------
+    UserError
+        TR-203 when it does not answer.
+    """
+    request = urllib.request.Request(f"http://{jobmanager}{path}", method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=timeout_s) as answer:
+            return json.loads(answer.read() or b"{}")
+    except (urllib.error.URLError, OSError) as error:
+        raise UserError(
+            "TR-203",
+            f"http://{jobmanager}{path}: {error}",
+            "the JobManager is not up, or listens elsewhere",
+            "tailrace status",
+            ExitCode.NOT_RUNNING,
+        ) from error
+
+
+def running_jobs(jobmanager: str, name: str | None = None) -> dict[str, str]:
+    """Give job id → state of the jobs that have not ended, all or those of one name."""
+    over = ("FINISHED", "CANCELED", "FAILED")
+    jobs = rest(jobmanager, "/jobs/overview")["jobs"]
+    return {
+        job["jid"]: job["state"] for job in jobs if job["state"] not in over and name in (None, job["name"])
+    }
+
+
+def cancel(jobmanager: str, job_id: str) -> None:
+    """Cancel a job; its last checkpoint stays."""
+    rest(jobmanager, f"/jobs/{job_id}?mode=cancel", method="PATCH")
+
+
+def wait_until_running(
+    jobmanager: str,
+    job_id: str,
+    timeout_s: float = 120.0,
+    progress: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Wait until every task of the job runs.
+
+    Raises
+    ------
+    UserError
+        TR-204 with the job's own exception, when it failed or did not come up in time.
+    """
+    deadline = time.monotonic() + timeout_s
+    said = ""
+    while time.monotonic() < deadline:
+        job = rest(jobmanager, f"/jobs/{job_id}")
+        tasks = [vertex["status"] for vertex in job["vertices"]]
+        line = f"{job['name']}: {tasks.count('RUNNING')} of {len(tasks)} operators run"
+        if line != said:
+            progress(line)
+            said = line
+        if job["state"] in ("FAILED", "CANCELED"):
+            break
+        if tasks and set(tasks) == {"RUNNING"}:
+            return
+        time.sleep(0.3)
+    exceptions = rest(jobmanager, f"/jobs/{job_id}/exceptions").get("exceptionHistory", {}).get("entries", [])
+    text = exceptions[0]["stacktrace"] if exceptions else "no exception was reported"
+    raise UserError(
+        "TR-204", f"job {job_id} does not run:\n{_essence(text)}", fix="tailrace logs taskmanager-1"
+    )
+
+
+def _flink(settings: Settings, command: list[str]) -> str:
+    _, environment = flink_command_environment(settings)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr
+
+
+def _essence(text: str, lines: int = 25) -> str:
+    """Give the causes of a Java stack trace and the last lines of a Python one."""
+    kept = [
+        line for line in text.splitlines() if line.strip() and not line.lstrip().startswith(("at ", "..."))
+    ]
+    return "\n".join(kept[-lines:])
