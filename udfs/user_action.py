@@ -1,0 +1,257 @@
+"""What something a user did changes in the user's state: the hot path of the recommend job.
+
+One flat function and tuples of locals, because it runs for every event: see benchmarks/user_logic.py before
+you make it prettier.
+"""
+
+from struct import Struct, unpack
+from typing import Final
+
+from xxhash import xxh3_64_intdigest
+
+from schemas.ids import item_hash
+from schemas.records import Event, SessionDelta
+from udfs.interests import Interests, add_interest
+from udfs.item_factors import INTERACTION_WEIGHTS, ItemFactors
+from udfs.recency_set import U8_CODES, find, insert, insert_bought, pack_seconds, place_in_time
+from udfs.sessions import Session
+from udfs.step import Position
+from udfs.user_state import EVENT_TYPES, MAX_BOUGHT, MAX_INTERACTIONS, UserState
+
+CODES: Final = {name: code for code, name in enumerate(EVENT_TYPES)}
+VIEW, CLICK, CART, REMOVE, PURCHASE, SEARCH, IMPRESSION = (
+    CODES[name]
+    for name in ("view", "click", "add_to_cart", "remove_from_cart", "purchase", "search", "impression")
+)
+INTERACTIONS: Final = frozenset((VIEW, CLICK, CART, REMOVE, PURCHASE))
+MAX_COUNT: Final = 0xFFFF_FFFF
+MAX_PREVIOUS_ITEMS: Final = 10
+MAX_ORDER_LINES: Final = MAX_INTERACTIONS
+
+_VIEWS: Final = (VIEW, CLICK)
+_ANSWERS: Final = frozenset((CLICK, CART, PURCHASE))
+_WEIGHTS: Final = tuple(float(weight) for weight in INTERACTION_WEIGHTS)
+_MAX_SPEND: Final = 3e38  # of float32
+_NO_DELTAS: Final[tuple[SessionDelta, ...]] = ()
+_new_tuple = tuple.__new__
+_pack_u64 = Struct("<Q").pack
+_float32 = Struct("<f")
+_unpack_second = Struct("<I").unpack_from
+_signed = tuple(Struct(f"<{count}q").unpack for count in range(MAX_PREVIOUS_ITEMS + 1))
+
+
+def apply_action(
+    state: UserState,
+    event: Event,
+    code: int,
+    event_ids: bytes,
+    at_ms: int,
+    position: Position,
+    session: Session | None,
+    factors: ItemFactors | None,
+    shards: int,
+) -> tuple[UserState, tuple[SessionDelta, ...], bool]:
+    """Apply an event of a known type that is no impression.
+
+    Parameters
+    ----------
+    state
+        Before the event; stays as it is.
+    code
+        Index of the event's type in `EVENT_TYPES`.
+    event_ids
+        The ring of ids with this event in it.
+    at_ms
+        Effective time of the event.
+    session
+        With the event in it; None: the event belongs to a session that is over.
+    factors
+        Item side of the model in force, for categories; None: no model yet.
+
+    Returns
+    -------
+    state
+        After the event.
+    deltas
+        One for each item acted on.
+    known
+        False when `factors` lacks an item of the event.
+    """
+    (
+        consent,
+        flags,
+        embedding_epoch,
+        first_ms,
+        last_ms,
+        _,
+        _,
+        n_events,
+        n_sessions,
+        session_events,
+        session_start_ms,
+        session_last_ms,
+        interests_ms,
+        n_views,
+        n_carts,
+        n_purchases,
+        spend,
+        _,
+        item_hashes,
+        bought_hashes,
+        seen_hashes,
+        pending_hashes,
+        item_seconds,
+        bought_seconds,
+        pending_seconds,
+        interest_categories,
+        interest_weights,
+        arm_alpha,
+        arm_beta,
+        embedding,
+        _,
+        item_types,
+    ) = state
+    deltas = _NO_DELTAS
+    known = True
+    if session is not None:
+        n_sessions, session_events, session_start_ms, session_last_ms = session
+    if code in INTERACTIONS:
+        second = pack_seconds(at_ms)
+        weight = _WEIGHTS[code]
+        for line, item_id in enumerate(_items_of(event)):
+            hash_value = item_hash(item_id)
+            item = _pack_u64(hash_value)
+            place = place_in_time(item_seconds, second)
+            if session is not None and weight:
+                previous = _previous_items(item_hashes, item_seconds, place, session_start_ms // 1000)
+                deltas += (_delta(event, item_id, at_ms, session, previous, position, line),)
+            item_hashes = insert(item_hashes, place, item, MAX_INTERACTIONS)
+            item_seconds = insert(item_seconds, place, second, MAX_INTERACTIONS)
+            item_types = insert(item_types, place, U8_CODES[code], MAX_INTERACTIONS)
+            if code == PURCHASE:
+                bought_hashes, bought_seconds = insert_bought(
+                    bought_hashes, bought_seconds, item, second, MAX_BOUGHT
+                )
+            if factors is not None:
+                category = factors.category_of(hash_value)
+                if category is None:
+                    known = False
+                elif category and weight:
+                    interest_categories, interest_weights, interests_ms = add_interest(
+                        Interests(interest_categories, interest_weights, interests_ms),
+                        category,
+                        weight,
+                        at_ms,
+                    )
+        if code in _VIEWS:
+            n_views += n_views < MAX_COUNT
+        elif code == CART:
+            n_carts += n_carts < MAX_COUNT
+        elif code == PURCHASE:
+            n_purchases += n_purchases < MAX_COUNT
+            spend = _add_spend(spend, event.value)
+        if event.rec_id is not None and code in _ANSWERS:
+            answered = find(pending_hashes, _pack_u64(xxh3_64_intdigest(event.rec_id)))
+            if answered >= 0:
+                pending_hashes = pending_hashes[:answered] + pending_hashes[answered + 8 :]
+                answered >>= 1
+                pending_seconds = pending_seconds[:answered] + pending_seconds[answered + 4 :]
+    partition, offset = position
+    state = _new_tuple(
+        UserState,
+        (
+            consent,
+            flags,
+            embedding_epoch,
+            first_ms if first_ms < at_ms else at_ms,
+            last_ms if last_ms > at_ms else at_ms,
+            offset,
+            partition,
+            n_events + (n_events < MAX_COUNT),
+            n_sessions,
+            session_events,
+            session_start_ms,
+            session_last_ms,
+            interests_ms,
+            n_views,
+            n_carts,
+            n_purchases,
+            spend,
+            shards,
+            item_hashes,
+            bought_hashes,
+            seen_hashes,
+            pending_hashes,
+            item_seconds,
+            bought_seconds,
+            pending_seconds,
+            interest_categories,
+            interest_weights,
+            arm_alpha,
+            arm_beta,
+            embedding,
+            event_ids,
+            item_types,
+        ),
+    )
+    return state, deltas, known
+
+
+def _items_of(event: Event) -> tuple[str, ...] | list[str]:
+    """Return the items acted on: the event's own, and the further lines of an order, each once."""
+    item_id = event.item_id
+    if event.event_type == "purchase" and event.items:
+        lines = dict.fromkeys(line.item_id for line in event.items)
+        if item_id is not None:
+            lines = {item_id: None} | lines
+        return list(lines)[:MAX_ORDER_LINES]
+    return (item_id,) if item_id is not None else ()
+
+
+def _previous_items(hashes: bytes, seconds: bytes, place: int, from_second: int) -> tuple[int, ...]:
+    """Return the items before index `place` since `from_second`, newest first, each once, as signed longs.
+
+    They are looked for among the last `MAX_PREVIOUS_ITEMS` interactions.
+    """
+    first = place - MAX_PREVIOUS_ITEMS if place > MAX_PREVIOUS_ITEMS else 0
+    if first < place and _unpack_second(seconds, 4 * first)[0] < from_second:
+        times = unpack(f"<{place - first}I", seconds[4 * first : 4 * place])
+        first = place - sum(time >= from_second for time in times)
+    return tuple(dict.fromkeys(_signed[place - first](hashes[8 * first : 8 * place])[::-1]))
+
+
+def _delta(
+    event: Event,
+    item_id: str,
+    at_ms: int,
+    session: Session,
+    previous: tuple[int, ...],
+    position: Position,
+    line: int,
+) -> SessionDelta:
+    return _new_tuple(
+        SessionDelta,
+        (
+            event.tenant,
+            event.user_id,
+            session.ordinal,
+            session.start_ms,
+            session.events - 1,
+            item_id,
+            event.event_type,
+            at_ms,
+            previous,
+            position.partition,
+            position.offset,
+            line,
+        ),
+    )
+
+
+def _add_spend(spend: float, value: float | None) -> float:
+    """Return the sum as float32 holds it, so that a state and its bytes say the same."""
+    if value is None:
+        return spend
+    total = min(max(spend + value, -_MAX_SPEND), _MAX_SPEND)
+    result: float = _float32.unpack(_float32.pack(total))[0]
+    return result
