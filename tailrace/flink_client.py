@@ -41,11 +41,11 @@ def run_command(
     program, _ = flink_command_environment(settings)
     code = package_code(settings.stack.cache.resolve() / "job-code")
     resume = [] if savepoint is None else ["--fromSavepoint", savepoint]
-    chosen = [] if config is None else ["--settings", str(config.resolve())]
+    chosen = [] if config is None else [str(config.resolve())]
     target = ["--detached", "--jobmanager", jobmanager, "--parallelism", str(settings.job.parallelism)]
     return [
         str(program), "run", *target, *resume,
-        "--pyModule", "flink_jobs.submit", "--pyFiles", str(code), "--job", job, *chosen,
+        "--pyModule", "flink_jobs.submit", "--pyFiles", str(code), job, *chosen,
     ]  # fmt: skip
 
 

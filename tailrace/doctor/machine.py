@@ -1,4 +1,4 @@
-"""The machine that the stack is to run on: Java, the store's program, ports, disk, memory, jars, folders, clock."""
+"""The machine that the stack runs on: Java, the store, ports, disk, memory, jars, folders, clock."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def _clock(settings: Settings) -> Finding:
     return Finding(
         "TR-209",
         "error",
-        f"clock: wanted after 2025 and within {_CLOCK_SKEW_S} s of the disk, got {now:.0f} and {skew_s:.1f} s",
+        f"clock: wanted after 2025, within {_CLOCK_SKEW_S} s of the disk; got {now:.0f}, {skew_s:.1f} s",
         "an event from the future holds up every window behind it",
         "timedatectl set-ntp true",
     )

@@ -60,6 +60,9 @@ def flink_configuration(settings: Settings, wheel: Path) -> dict[str, str]:
         # A killed TaskManager comes back under its own resource id, which ends the wait before this does.
         "heartbeat.interval": "2000 ms",
         "heartbeat.timeout": "10000 ms",
+        # Who knocks before the JobManager listens waits this long: 10 s by default.
+        "cluster.registration.error-delay": "300 ms",
+        "cluster.registration.refused-registration-delay": "1000 ms",
         "restart-strategy.type": "exponential-delay",
         "restart-strategy.exponential-delay.initial-backoff": "500 ms",
         "restart-strategy.exponential-delay.max-backoff": "5 s",

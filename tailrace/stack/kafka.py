@@ -27,6 +27,10 @@ appender.console.layout.type=PatternLayout
 appender.console.layout.pattern=%d{ISO8601} %p %m (%c{1})%n
 rootLogger.level=info
 rootLogger.appenderRef.console.ref=console
+logger.config.name=org.apache.kafka.common.config.AbstractConfig
+logger.config.level=warn
+logger.kafkaconfig.name=kafka.server.KafkaConfig
+logger.kafkaconfig.level=warn
 logger.request.name=kafka.request.logger
 logger.request.level=warn
 """
@@ -95,6 +99,7 @@ def kafka_answers(settings: Settings, timeout_s: float = 2.0) -> bool:
 
 
 def _properties(settings: Settings, data: Path) -> str:
+    # After a kill the broker waits until the session of its former self is over: 9 s by default (seen).
     stack = settings.stack
     return f"""\
 process.roles=broker,controller
@@ -116,6 +121,8 @@ transaction.state.log.min.isr=1
 share.coordinator.state.topic.num.partitions=4
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
+broker.session.timeout.ms=4000
+broker.heartbeat.interval.ms=500
 group.initial.rebalance.delay.ms=0
 num.network.threads=2
 num.io.threads=4

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -155,7 +154,7 @@ class LocalStack:
     def status(self) -> StackStatus:
         """Ask every process and return what they say."""
         children = control.children(self._run)
-        health = self._health() if children else {}
+        health = self._health(children) if children else {}
         services = [
             ServiceStatus(
                 child.name,
@@ -198,7 +197,7 @@ class LocalStack:
             children = control.children(self._run)
             if not children:
                 raise self._not_started("supervisor", self._run / "supervisor.log", "it ended")
-            health = self._health()
+            health = self._health(children)
             for name in sorted(waiting):
                 if health.get(name):
                     waiting.discard(name)
@@ -225,16 +224,22 @@ class LocalStack:
             f"tailrace doctor; tailrace logs {name} -n 200",
         )
 
-    def _health(self) -> dict[str, bool]:
-        checks: dict[str, Callable[[], bool]] = {
-            "kafka": lambda: kafka_answers(self.settings),
-            "store": lambda: store_answers(self.settings),
+    def _health(self, children: list[control.ChildState]) -> dict[str, bool]:
+        registered = flink_rest(self.settings, "/taskmanagers")
+        beats_ms = {
+            row["id"]: row["timeSinceLastHeartbeat"] for row in (registered or {}).get("taskmanagers", [])
         }
-        health = {name: check() for name, check in checks.items()}
-        overview = flink_rest(self.settings, "/taskmanagers")
-        health["jobmanager"] = overview is not None
-        registered = {row["id"] for row in (overview or {}).get("taskmanagers", [])}
-        return health | dict.fromkeys(registered, True)
+        health = {"kafka": kafka_answers(self.settings), "store": store_answers(self.settings)}
+        health["jobmanager"] = registered is not None
+        for child in children:
+            if child.name.startswith("taskmanager"):
+                # A point in time, despite its name: 0 until the first beat, and before the start it is of the
+                # former process, which the JobManager still believes in.
+                beat_ms = beats_ms.get(child.name)
+                health[child.name] = beat_ms is not None and (
+                    beat_ms == 0 or beat_ms > child.started_at * 1_000
+                )
+        return health
 
     def _jobs(self) -> list[dict]:
         overview = flink_rest(self.settings, "/jobs/overview")
