@@ -112,7 +112,7 @@ class Interactions:
         return Interactions(users, items, times_ms, weights, sessions, self.n_users, self.n_items)
 
 
-def item_rows(log: EventLog) -> ItemRows:
+def touched_items(log: EventLog) -> ItemRows:
     """Return the items that the log's interactions name."""
     named = {
         item

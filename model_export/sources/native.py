@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from schemas.records import Event, EventItem, Item
 
 from model_export.sources.event_log import EventLog, SourceError, columns_of, file_sha256
+from schemas.ids import user_key
+from schemas.records import Event, EventItem, Item
+from schemas.validation import validate_event
 
 NAME = "native"
 NEEDED = ("event_id", "event_type", "user_id", "event_time")
@@ -35,8 +37,10 @@ def read(path: Path) -> EventLog:
             skipped["missing_field"] += 1
         else:
             try:
-                events.append(_event(line))
-            except (TypeError, ValueError, KeyError):
+                event = _event(line)
+                validate_event(event, user_key(event.tenant, event.user_id))
+                events.append(event)
+            except (TypeError, ValueError, KeyError, AttributeError):
                 skipped["bad_value"] += 1
     events.sort(key=lambda event: event.event_time)
     times = np.array([event.event_time for event in events], np.int64)

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from schemas.records import Item
 
 from model_export.sources.categories import category_of_title
 from model_export.sources.event_log import EventLog, columns_of, file_sha256, spread_equal_times
+from schemas.records import Item
 
 NAME = "online-retail"
 COLUMNS = (

@@ -124,7 +124,7 @@ def test_the_catalogue_knows_only_what_was_sold_before_the_cut(tmp_path: Path) -
         line(),
         line(Description="RED MUG", UnitPrice=3.0, InvoiceDate="2011-02-01 10:00"),
         line(Description="BROKEN", UnitPrice=9.0, InvoiceDate="2011-03-01 10:00"),
-        line(item="99999", InvoiceDate="2011-03-01 10:00"),
+        line(item="99999", InvoiceDate="2011-03-01 00:00"),
     ]
     path = retail_file(tmp_path, rows)
     assert len(sources.catalogue(path)) == 2
