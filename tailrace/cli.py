@@ -13,6 +13,7 @@ from tailrace.errors import ExitCode, UserError
 app = typer.Typer(
     name="tailrace",
     help="Real-time recommendations: run the stack, submit jobs, read lists.",
+    epilog=f"Exit codes: {ExitCode.table()}.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -21,6 +21,11 @@ class ExitCode(IntEnum):
     NOT_RUNNING = 4
     """The local stack, or a part of it, is not up."""
 
+    @classmethod
+    def table(cls) -> str:
+        """Return the codes in one line, for `--help`."""
+        return ", ".join(f"{code.value} {code.name.lower().replace('_', ' ')}" for code in cls)
+
 
 @dataclass
 class UserError(Exception):

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +56,15 @@ def supervisor_runs(run_folder: Path) -> bool:
         except BlockingIOError:
             return True
     return False
+
+
+@contextmanager
+def one_at_a_time(run_folder: Path) -> Iterator[None]:
+    """Let one process at a time start or stop the stack of a home; the others wait."""
+    run_folder.mkdir(parents=True, exist_ok=True)
+    with (run_folder / "start.lock").open("a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def supervisor_pid(run_folder: Path) -> int | None:

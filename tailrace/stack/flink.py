@@ -2,6 +2,7 @@
 
 A TaskManager in thread mode has one interpreter lock, hence one slot. The Java processes are started
 directly, not by `bin/taskmanager.sh`: a restart then costs one JVM instead of three, and the pid is its own.
+A killed JobManager comes back without its jobs (no ZooKeeper here): submit them again from a checkpoint.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from confluent_kafka.admin import AdminClient
 from flink_jobs.settings import Settings
 from tailrace.errors import UserError
 from tailrace.stack.java import Java
+from tailrace.stack.ports import port_accepts
 from tailrace.stack.service import Service
 
 LARGEST_MESSAGE_BYTES = 16 * 1024 * 1024
@@ -85,6 +86,8 @@ def kafka_service(settings: Settings, java: Java, jars: list[Path], log4j_bridge
 
 def kafka_answers(settings: Settings, timeout_s: float = 2.0) -> bool:
     """Tell whether the broker answers a metadata request."""
+    if not port_accepts(settings.stack.host, settings.stack.kafka_port):
+        return False
     client = AdminClient(
         {
             "bootstrap.servers": f"{settings.stack.host}:{settings.stack.kafka_port}",

@@ -118,22 +118,22 @@ class LocalStack:
                 "run it in a Linux container or virtual machine",
                 ExitCode.ENVIRONMENT,
             )
-        if self.running():
-            if not self.status().healthy:
+        with control.one_at_a_time(self._run):
+            if self.running():
+                if not self.status().healthy:
+                    self._wait_until_ready(progress)
+                return False
+            self._refuse_taken_ports()
+            plan = Plan(str(self._run), self._services(progress))
+            progress("starting " + ", ".join(service.name for service in plan.services))
+            self._process = control.start_supervisor(plan, tied)
+            try:
                 self._wait_until_ready(progress)
-            return False
-        self._refuse_taken_ports()
-        plan = Plan(str(self._run), self._services(progress))
-        (self.home / "logs").mkdir(parents=True, exist_ok=True)
-        progress("starting " + ", ".join(service.name for service in plan.services))
-        self._process = control.start_supervisor(plan, tied)
-        try:
-            self._wait_until_ready(progress)
-        except BaseException:
-            self.down()
-            raise
-        forget_saved_copy(self.settings)
-        return True
+            except BaseException:
+                self.down()
+                raise
+            forget_saved_copy(self.settings)
+            return True
 
     def down(self, purge: bool = False) -> bool:
         """Stop all; tell whether anything ran. Data stay, unless `purge` deletes the whole state home."""

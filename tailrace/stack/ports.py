@@ -18,6 +18,15 @@ def port_is_free(host: str, port: int) -> bool:
     return True
 
 
+def port_accepts(host: str, port: int, timeout_s: float = 0.5) -> bool:
+    """Tell whether something accepts connections on the port."""
+    try:
+        socket.create_connection((host, port), timeout_s).close()
+    except OSError:
+        return False
+    return True
+
+
 def port_holder(port: int) -> str:
     """Return `name (pid 123)` of the process that listens on the port, as far as it can be seen."""
     pid = port_holder_pid(port)
