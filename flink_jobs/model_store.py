@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from typing import NamedTuple
 
 from flink_jobs.settings import Model
 from udfs.item_factors import ItemFactors
@@ -11,6 +12,12 @@ from udfs.model.bundle import Bundle, BundleRefused
 
 HELD = 2
 RETRY_S = 5.0
+
+
+class _Held(NamedTuple):
+    bundle: Bundle
+    factors: ItemFactors
+    item_of: dict[int, str]
 
 
 class ModelStore:
@@ -22,29 +29,37 @@ class ModelStore:
 
     def __init__(self, settings: Model) -> None:
         self._root = settings.root
-        self._bundles: OrderedDict[int, tuple[Bundle, ItemFactors]] = OrderedDict()
+        self._bundles: OrderedDict[int, _Held] = OrderedDict()
         self._refused: dict[int, tuple[float, str]] = {}
 
     def bundle(self, epoch: int) -> Bundle | None:
         """Give the bundle of an epoch, opened and verified once; None when it is refused or missing."""
         held = self._hold(epoch)
-        return None if held is None else held[0]
+        return None if held is None else held.bundle
 
     def factors(self, epoch: int) -> ItemFactors | None:
         """Give the item factors of an epoch for folding in users; None when there is no such bundle."""
         held = self._hold(epoch)
-        return None if held is None else held[1]
+        return None if held is None else held.factors
 
     def refusal(self, epoch: int) -> str | None:
         """Tell why an epoch cannot serve, looking at its files again; None when it can."""
         self._refused.pop(epoch, None)
         return None if self._hold(epoch) is not None else self._refused[epoch][1]
 
+    def held(self) -> list[int]:
+        """Give the epochs held, the one used last at the end."""
+        return list(self._bundles)
+
+    def item_of(self, epoch: int) -> dict[int, str]:
+        """Give item hash → item id of a held epoch."""
+        return self._bundles[epoch].item_of
+
     def newest_held(self) -> Bundle | None:
         """Give the bundle used last, the one to fall back to."""
-        return next(reversed(self._bundles.values()))[0] if self._bundles else None
+        return next(reversed(self._bundles.values())).bundle if self._bundles else None
 
-    def _hold(self, epoch: int) -> tuple[Bundle, ItemFactors] | None:
+    def _hold(self, epoch: int) -> _Held | None:
         held = self._bundles.get(epoch)
         if held is not None:
             self._bundles.move_to_end(epoch)
@@ -57,7 +72,11 @@ class ModelStore:
         except BundleRefused as refused:
             self._refused[epoch] = (time.monotonic(), str(refused))
             return None
-        self._bundles[epoch] = held = (bundle, item_factors(bundle))
+        self._bundles[epoch] = held = _Held(
+            bundle,
+            item_factors(bundle),
+            dict(zip(bundle.items.columns.hashes.tolist(), bundle.items.item_ids, strict=True)),
+        )
         while len(self._bundles) > HELD:
             self._bundles.popitem(last=False)
         return held

@@ -46,7 +46,7 @@ def build(settings: Settings) -> StreamExecutionEnvironment:
     t_env.create_temporary_view("outputs", t_env.from_data_stream(rows))
     t_env.create_temporary_system_function(
         "rank_lists",
-        udf(RankLists(settings), result_type="BYTES", func_type="pandas", deterministic=False),
+        udf(RankLists(settings), result_type="BYTES", func_type="pandas"),
     )
 
     _sink(t_env, settings, "sessions", SESSIONS, exactly_once=True)

@@ -1,4 +1,4 @@
-"""The one place that runs a job: `flink run -pym flink_jobs.submit -pyfs CODE ... --job recommend`.
+"""The one place that runs a job: `flink run -pym flink_jobs.submit -pyfs CODE ... recommend [SETTINGS.toml]`.
 
 `package_code` gathers what a job ships: its own packages. Everything else is the documented environment of the
 workers (deploy/README.md).
@@ -62,8 +62,9 @@ def shipped_settings(settings: Settings) -> Settings:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Build the named job and hand it to the cluster that `flink run` speaks to."""
     parser = argparse.ArgumentParser(prog="flink_jobs.submit", description=main.__doc__)
-    parser.add_argument("--job", choices=sorted(JOBS), required=True)
-    parser.add_argument("--settings", help="a tailrace.toml; without it the defaults and the environment")
+    # Positional: `flink run` takes an option like --job for the beginning of its own --jobmanager.
+    parser.add_argument("job", choices=sorted(JOBS))
+    parser.add_argument("settings", nargs="?", help="a tailrace.toml; else the defaults and the environment")
     given = parser.parse_args(arguments)
     JOBS[given.job](shipped_settings(load(given.settings))).execute(given.job)
 
