@@ -37,29 +37,41 @@ class Interests(NamedTuple):
     at_ms: int
 
 
-def add_interest(interests: Interests, category: int, weight: float, at_ms: int) -> Interests:
-    """Add `weight` to a category at `at_ms`; of more than 16 categories the least is dropped.
+def add_interest(
+    categories: bytes, weights: bytes, base_ms: int, category: int, weight: float, at_ms: int
+) -> tuple[bytes, bytes, int]:
+    """Return the fields of the `Interests` after `weight` was added to a category at `at_ms`.
 
-    Ties go by category hash, the smaller one is dropped.
+    Of more than 16 categories the one of least weight is dropped, of equal ones the smaller hash.
+
+    Parameters
+    ----------
+    categories, weights, base_ms
+        The fields of an `Interests`, apart because this runs for every event.
+    category
+        u32 hash.
+    weight
+        Of the event.
+    at_ms
+        When it happened.
 
     Examples
     --------
-    >>> one = add_interest(Interests(b"", b"", 0), 7, 1.0, at_ms=1_000)
-    >>> two = add_interest(one, 7, 1.0, at_ms=1_000 + HALF_LIFE_MS)
-    >>> weights_at(two, 1_000 + HALF_LIFE_MS)
+    >>> one = add_interest(b"", b"", 0, 7, 1.0, at_ms=1_000)
+    >>> two = add_interest(*one, 7, 1.0, at_ms=1_000 + HALF_LIFE_MS)
+    >>> weights_at(Interests(*two), 1_000 + HALF_LIFE_MS)
     {7: 1.5}
     """
-    categories, weights, base_ms = interests
-    if not categories:
-        return Interests(_pack_u32(category), _pack_f32(weight), at_ms)
-    if at_ms - base_ms > _REBASE_AFTER_MS:
-        categories, weights, base_ms = _rebase(interests, at_ms)
-    added = weight * 2.0 ** ((at_ms - base_ms) / HALF_LIFE_MS)
     name = _pack_u32(category)
+    if not categories:
+        return name, _pack_f32(weight), at_ms
+    if at_ms - base_ms > _REBASE_AFTER_MS:
+        categories, weights, base_ms = _rebase(Interests(categories, weights, base_ms), at_ms)
+    added = weight * 2.0 ** ((at_ms - base_ms) / HALF_LIFE_MS)
     at = find(categories, name)
     if at >= 0:
         total = _pack_f32(_unpack_f32(weights, at)[0] + added)
-        return Interests(categories, weights[:at] + total + weights[at + 4 :], base_ms)
+        return categories, weights[:at] + total + weights[at + 4 :], base_ms
     categories += name
     weights += _pack_f32(added)
     if len(categories) > 4 * MAX_INTERESTS:
@@ -70,7 +82,7 @@ def add_interest(interests: Interests, category: int, weight: float, at_ms: int)
         drop = 4 * min(pairs)[2]
         categories = categories[:drop] + categories[drop + 4 :]
         weights = weights[:drop] + weights[drop + 4 :]
-    return Interests(categories, weights, base_ms)
+    return categories, weights, base_ms
 
 
 def weights_at(interests: Interests, at_ms: int) -> dict[int, float]:

@@ -9,7 +9,7 @@ from struct import Struct, unpack
 from typing import Final
 
 U8_CODES: Final = tuple(bytes((code,)) for code in range(256))
-_pack_u32 = Struct("<I").pack
+pack_u32 = Struct("<I").pack
 _unpack_u32 = Struct("<I").unpack_from
 _LAST_SECOND = 0xFFFF_FFFF  # of a u32: February 2106
 
@@ -44,26 +44,17 @@ def move_to_end(column: bytes, entry: bytes, cap: int) -> bytes:
     return (column + entry)[-cap * width :]
 
 
-def pack_seconds(at_ms: int) -> bytes:
-    """Return whole seconds since 1970 as u32."""
-    return _pack_u32(min(max(at_ms // 1000, 0), _LAST_SECOND))
+def seconds_of(at_ms: int) -> int:
+    """Return whole seconds since 1970, held within what a u32 takes."""
+    return min(max(at_ms // 1000, 0), _LAST_SECOND)
 
 
-def place_in_time(seconds: bytes, second: bytes) -> int:
-    """Return at which index `second` belongs: after those of the same second.
-
-    Parameters
-    ----------
-    seconds
-        u32 column, ascending.
-    second
-        One u32.
-    """
+def place_in_time(seconds: bytes, second: int) -> int:
+    """Return at which index `second` belongs in an ascending u32 column: after those equal to it."""
     count = len(seconds) >> 2
-    at = _unpack_u32(second)[0]
-    if not count or at >= _unpack_u32(seconds, 4 * count - 4)[0]:
+    if not count or second >= _unpack_u32(seconds, 4 * count - 4)[0]:
         return count
-    return bisect_right(unpack(f"<{count}I", seconds), at)
+    return bisect_right(unpack(f"<{count}I", seconds), second)
 
 
 def insert(column: bytes, place: int, entry: bytes, cap: int) -> bytes:
@@ -75,7 +66,7 @@ def insert(column: bytes, place: int, entry: bytes, cap: int) -> bytes:
     return (column[:at] + entry + column[at:])[-cap * width :]
 
 
-def insert_bought(hashes: bytes, seconds: bytes, item: bytes, second: bytes, cap: int) -> tuple[bytes, bytes]:
+def insert_bought(hashes: bytes, seconds: bytes, item: bytes, second: int, cap: int) -> tuple[bytes, bytes]:
     """Note a purchase: an item stands once, with the time of its last purchase, in time order.
 
     Parameters
@@ -83,14 +74,13 @@ def insert_bought(hashes: bytes, seconds: bytes, item: bytes, second: bytes, cap
     hashes, seconds
         u64 and u32 columns, oldest purchase first.
     item, second
-        The item bought (u64) and when (u32).
+        The item bought (u64) and when.
     """
     at = find(hashes, item)
     if at >= 0:
-        known = seconds[at >> 1 : (at >> 1) + 4]
-        if _unpack_u32(known)[0] > _unpack_u32(second)[0]:
+        if _unpack_u32(seconds, at >> 1)[0] > second:
             return hashes, seconds
         hashes = hashes[:at] + hashes[at + 8 :]
         seconds = seconds[: at >> 1] + seconds[(at >> 1) + 4 :]
     place = place_in_time(seconds, second)
-    return insert(hashes, place, item, cap), insert(seconds, place, second, cap)
+    return insert(hashes, place, item, cap), insert(seconds, place, pack_u32(second), cap)

@@ -4,6 +4,7 @@ One flat function and tuples of locals, because it runs for every event: see ben
 you make it prettier.
 """
 
+from collections.abc import Sequence
 from struct import Struct, unpack
 from typing import Final
 
@@ -11,9 +12,9 @@ from xxhash import xxh3_64_intdigest
 
 from schemas.ids import item_hash
 from schemas.records import Event, SessionDelta
-from udfs.interests import Interests, add_interest
+from udfs.interests import add_interest
 from udfs.item_factors import INTERACTION_WEIGHTS, ItemFactors
-from udfs.recency_set import U8_CODES, find, insert, insert_bought, pack_seconds, place_in_time
+from udfs.recency_set import U8_CODES, find, insert, insert_bought, pack_u32, place_in_time, seconds_of
 from udfs.sessions import Session
 from udfs.step import Position
 from udfs.user_state import EVENT_TYPES, MAX_BOUGHT, MAX_INTERACTIONS, UserState
@@ -31,6 +32,7 @@ MAX_ORDER_LINES: Final = MAX_INTERACTIONS
 _VIEWS: Final = (VIEW, CLICK)
 _ANSWERS: Final = frozenset((CLICK, CART, PURCHASE))
 _WEIGHTS: Final = tuple(float(weight) for weight in INTERACTION_WEIGHTS)
+_LAST_MS: Final = MAX_COUNT * 1000
 _MAX_SPEND: Final = 3e38  # of float32
 _NO_DELTAS: Final[tuple[SessionDelta, ...]] = ()
 _new_tuple = tuple.__new__
@@ -111,22 +113,43 @@ def apply_action(
         _,
         item_types,
     ) = state
+    partition, offset = position
     deltas = _NO_DELTAS
     known = True
     if session is not None:
         n_sessions, session_events, session_start_ms, session_last_ms = session
     if code in INTERACTIONS:
-        second = pack_seconds(at_ms)
+        second = at_ms // 1000 if 0 <= at_ms <= _LAST_MS else seconds_of(at_ms)
+        second_bytes = pack_u32(second)
         weight = _WEIGHTS[code]
-        for line, item_id in enumerate(_items_of(event)):
+        item_ids = _order_lines(event) if event.items else (event.item_id,)
+        line = 0
+        for item_id in item_ids:
+            if item_id is None:
+                continue
             hash_value = item_hash(item_id)
             item = _pack_u64(hash_value)
             place = place_in_time(item_seconds, second)
             if session is not None and weight:
                 previous = _previous_items(item_hashes, item_seconds, place, session_start_ms // 1000)
-                deltas += (_delta(event, item_id, at_ms, session, previous, position, line),)
+                delta = (
+                    event.tenant,
+                    event.user_id,
+                    n_sessions,
+                    session_start_ms,
+                    session_events - 1,
+                    item_id,
+                    event.event_type,
+                    at_ms,
+                    previous,
+                    partition,
+                    offset,
+                    line,
+                )
+                deltas += (_new_tuple(SessionDelta, delta),)
+                line += 1
             item_hashes = insert(item_hashes, place, item, MAX_INTERACTIONS)
-            item_seconds = insert(item_seconds, place, second, MAX_INTERACTIONS)
+            item_seconds = insert(item_seconds, place, second_bytes, MAX_INTERACTIONS)
             item_types = insert(item_types, place, U8_CODES[code], MAX_INTERACTIONS)
             if code == PURCHASE:
                 bought_hashes, bought_seconds = insert_bought(
@@ -138,10 +161,7 @@ def apply_action(
                     known = False
                 elif category and weight:
                     interest_categories, interest_weights, interests_ms = add_interest(
-                        Interests(interest_categories, interest_weights, interests_ms),
-                        category,
-                        weight,
-                        at_ms,
+                        interest_categories, interest_weights, interests_ms, category, weight, at_ms
                     )
         if code in _VIEWS:
             n_views += n_views < MAX_COUNT
@@ -156,7 +176,6 @@ def apply_action(
                 pending_hashes = pending_hashes[:answered] + pending_hashes[answered + 8 :]
                 answered >>= 1
                 pending_seconds = pending_seconds[:answered] + pending_seconds[answered + 4 :]
-    partition, offset = position
     state = _new_tuple(
         UserState,
         (
@@ -197,55 +216,23 @@ def apply_action(
     return state, deltas, known
 
 
-def _items_of(event: Event) -> tuple[str, ...] | list[str]:
-    """Return the items acted on: the event's own, and the further lines of an order, each once."""
-    item_id = event.item_id
-    if event.event_type == "purchase" and event.items:
-        lines = dict.fromkeys(line.item_id for line in event.items)
-        if item_id is not None:
-            lines = {item_id: None} | lines
-        return list(lines)[:MAX_ORDER_LINES]
-    return (item_id,) if item_id is not None else ()
+def _order_lines(event: Event) -> Sequence[str | None]:
+    """Return the items of an order, each once, the event's own first; other events act on their own item."""
+    if event.event_type != "purchase":
+        return (event.item_id,)
+    return list(dict.fromkeys((event.item_id, *(item.item_id for item in event.items))))[:MAX_ORDER_LINES]
 
 
 def _previous_items(hashes: bytes, seconds: bytes, place: int, from_second: int) -> tuple[int, ...]:
-    """Return the items before index `place` since `from_second`, newest first, each once, as signed longs.
+    """Return the items before index `place` since `from_second`, newest first, as signed longs.
 
-    They are looked for among the last `MAX_PREVIOUS_ITEMS` interactions.
+    At most `MAX_PREVIOUS_ITEMS`; an item comes as often as it was acted on.
     """
     first = place - MAX_PREVIOUS_ITEMS if place > MAX_PREVIOUS_ITEMS else 0
     if first < place and _unpack_second(seconds, 4 * first)[0] < from_second:
         times = unpack(f"<{place - first}I", seconds[4 * first : 4 * place])
         first = place - sum(time >= from_second for time in times)
-    return tuple(dict.fromkeys(_signed[place - first](hashes[8 * first : 8 * place])[::-1]))
-
-
-def _delta(
-    event: Event,
-    item_id: str,
-    at_ms: int,
-    session: Session,
-    previous: tuple[int, ...],
-    position: Position,
-    line: int,
-) -> SessionDelta:
-    return _new_tuple(
-        SessionDelta,
-        (
-            event.tenant,
-            event.user_id,
-            session.ordinal,
-            session.start_ms,
-            session.events - 1,
-            item_id,
-            event.event_type,
-            at_ms,
-            previous,
-            position.partition,
-            position.offset,
-            line,
-        ),
-    )
+    return _signed[place - first](hashes[8 * first : 8 * place])[::-1]
 
 
 def _add_spend(spend: float, value: float | None) -> float:
