@@ -1,4 +1,4 @@
-"""Bounded reads of topics: from an offset to where the topic ended when the read began. No group, no commits."""
+"""Bounded reads of topics, to where each ended when the read began; no group, no commits."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
-from flink_jobs.settings import Settings
 
+from flink_jobs.settings import Settings
 from tailrace.errors import ExitCode, UserError
 
 _WAIT_S = 15.0
@@ -83,7 +83,9 @@ class TopicReader:
     def bounds(self, partition: int) -> tuple[int, int]:
         """Return the first offset there is and the one behind the last."""
         try:
-            low, high = self._consumer.get_watermark_offsets(TopicPartition(self._name, partition), timeout=5.0)
+            low, high = self._consumer.get_watermark_offsets(
+                TopicPartition(self._name, partition), timeout=5.0
+            )
         except KafkaException as error:
             raise broker_unreachable(self._servers, str(error.args[0].str())) from error
         return int(low), int(high)
@@ -147,7 +149,7 @@ def partition_of(key: bytes, partitions: int) -> int:
     Examples
     --------
     >>> partition_of(b"default/u1", 8)
-    1
+    6
     """
     return (_murmur2(key) & 0x7FFF_FFFF) % partitions
 
