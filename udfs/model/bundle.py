@@ -139,7 +139,9 @@ class Bundle:
             **{name: arrays[name] for name in ITEM_ARRAYS},
         )
         ivf = (folder / IVF).read_bytes() if IVF in manifest.files else None
-        index = ItemIndex.build(items, manifest.settings, item_hashes=arrays["item_hashes"], ivf=ivf)
+        index = ItemIndex.build(
+            items, manifest.settings, item_hashes=arrays["item_hashes"], gram=arrays["gram"], ivf=ivf
+        )
         return cls(folder, manifest, sha256, index, ranker)
 
 

@@ -33,7 +33,7 @@ def _feature(name: str, unit: str, doc: str, missing: float | None = None) -> Fe
 
 FEATURES: tuple[Feature, ...] = (
     # where the candidate came from
-    _feature("embedding_score", "dot product", "user vector times item factors", 0.0),
+    _feature("embedding_score", "inner product", "user vector times item factors", 0.0),
     _feature("embedding_rank", "1/rank", "rank among the embedding source's candidates; 0: not one"),
     _feature("neighbour_score", "score", "co-occurrence with the last 10 items, .85 a step back, summed"),
     _feature("neighbour_max", "score", "the largest single term of neighbour_score"),
@@ -50,7 +50,7 @@ FEATURES: tuple[Feature, ...] = (
     _feature("price", "log1p currency", "today's price in the catalogue", -1.0),
     _feature("price_in_category", "difference of logs", "price over the category's mean price", 0.0),
     _feature("repeat_rate", "share 0..1", "of its buyers, those who bought it again"),
-    _feature("rebuy_days", "log1p days", "median time between repeat purchases", -1.0),
+    _feature("rebuy_days", "log1p days", "median time between repeat purchases of it", -1.0),
     _feature("factor_norm", "length", "of the item factors"),
     # the user and the item
     _feature("price_relative", "difference of logs", "price over the mean price of the last 10 items", 0.0),
@@ -72,11 +72,11 @@ FEATURES: tuple[Feature, ...] = (
     _feature("category_of_last", "flag", "the last item is in its category"),
     # the user alone
     _feature("session_events", "log1p events", "in this session"),
-    _feature("session_age", "log1p s", "since this session began"),
-    _feature("idle", "log1p s", "since the user's newest event"),
+    _feature("session_age", "log1p s", "since this session began", -1.0),
+    _feature("idle", "log1p s", "since the user's newest event", -1.0),
     _feature("user_events", "log1p events", "all"),
     _feature("user_sessions", "log1p sessions", "all"),
-    _feature("user_age", "log1p days", "since the user's first event"),
+    _feature("user_age", "log1p days", "since the user's first event", -1.0),
     _feature("user_views", "log1p events", "views and clicks"),
     _feature("cart_rate", "ratio", "add_to_cart over all counted interactions"),
     _feature("purchase_rate", "ratio", "purchases over all counted interactions"),

@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from udfs.item_factors import ItemFactors
 from udfs.kernel_cache import kernel
 from udfs.model.items import ItemArrays
-from udfs.model.manifest import ModelSettings
+from udfs.model.manifest import NEIGHBOURS_PER_ITEM, ModelSettings
+from udfs.ranking.inner_product import BLOCK
 from udfs.ranking.ivf import IvfIndex
 
 EXACT_UP_TO_ITEMS = 20_000  # beyond it, inverted lists cost less than reading every factor
-BLOCK = 512  # items scored at a time; the transposed factors are padded to a multiple
 
 
 class ItemColumns(NamedTuple):
@@ -41,6 +42,7 @@ class ItemColumns(NamedTuple):
     neighbour_rows: NDArray[np.int32]
     neighbour_scores: NDArray[np.float32]
     rebuy_days: NDArray[np.float32]
+    rebuy_log: NDArray[np.float32]  # log1p, -1: not known
     repeat_rate: NDArray[np.float32]
 
 
@@ -58,8 +60,8 @@ class ItemIndex:
         See `ItemColumns`.
     prices
         float32 (n,), NaN: not known. What a `CatalogueView` starts from.
-    gram
-        float32 (d, d), for folding users in.
+    factors
+        The same vectors as the user logic knows them, for folding users in.
     settings
         How this model retrieves and blends.
     ivf
@@ -70,7 +72,7 @@ class ItemIndex:
     category_names: Mapping[int, str]
     columns: ItemColumns
     prices: NDArray[np.float32]
-    gram: NDArray[np.float32]
+    factors: ItemFactors
     settings: ModelSettings
     ivf: IvfIndex | None
 
@@ -106,6 +108,8 @@ class ItemIndex:
         hashes = items.item_hashes if item_hashes is None else item_hashes
         if (hashes[1:] <= hashes[:-1]).any():
             raise ValueError("items must be in ascending order of their hashes: call in_hash_order() first")
+        if len(items.neighbour_rows) and np.diff(items.neighbour_offsets).max() > NEIGHBOURS_PER_ITEM:
+            raise ValueError(f"at most {NEIGHBOURS_PER_ITEM} neighbours an item")
         n = len(hashes)
         bits = max(1, (n - 1).bit_length())
         starts = np.arange(1 << bits, dtype=np.uint64) << np.uint64(64 - bits)
@@ -132,6 +136,7 @@ class ItemIndex:
             neighbour_rows=items.neighbour_rows,
             neighbour_scores=items.neighbour_scores,
             rebuy_days=items.rebuy_days,
+            rebuy_log=_log_or(items.rebuy_days, -1.0),
             repeat_rate=items.repeat_rate,
         )
         return cls(
@@ -139,7 +144,14 @@ class ItemIndex:
             category_names=items.category_names,
             columns=ItemColumns(*(_frozen(value) for value in columns)),
             prices=_frozen(items.prices),
-            gram=_frozen(items.gram if gram is None else gram),
+            factors=ItemFactors(
+                hashes,
+                factors,
+                items.gram if gram is None else gram,
+                items.categories,
+                settings.fold_in_alpha,
+                settings.fold_in_regularization,
+            ),
             settings=settings,
             ivf=None if ivf is None else IvfIndex(ivf, n, factors.shape[1], settings.nprobe),
         )
@@ -184,6 +196,12 @@ def _category_price(categories: NDArray[np.uint32], prices: NDArray[np.float32])
     mean = np.divide(total, count, out=np.full(len(names), np.nan), where=count > 0)
     result: NDArray[np.float32] = mean[of_item].astype(np.float32)
     return result
+
+
+def _log_or(values: NDArray[np.float32], unknown: float) -> NDArray[np.float32]:
+    """float32 (n,): log1p, or `unknown` in the place of NaN."""
+    logs = np.log1p(values.astype(np.float64)).astype(np.float32)
+    return np.where(np.isnan(logs), np.float32(unknown), logs)
 
 
 def _frozen(value: Any) -> Any:

@@ -1,0 +1,115 @@
+"""The cheap stage: a fixed linear blend of source scores picks the few that the learned ranker scores.
+
+``weight_embedding * e + weight_neighbours * n + weight_repeat * r + weight_trending * t + weight_popular * p``
+(`ModelSettings`), where within one user's candidates e is the inner product scaled from its least to its
+greatest value to [0, 1], n the neighbour score over its greatest, r the repeat score as it is, and t and p
+are log1p weights over the greatest of the catalogue. The best `reserve` of every source get through
+whatever the blend says: a source that explores must have something to show.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from udfs.kernel_cache import kernel
+from udfs.ranking.item_index import ItemColumns, ItemIndex
+from udfs.ranking.retrieval import N_RETRIEVERS, Candidates
+from udfs.ranking.top_k import order_key, row_of_key, sort_top
+
+
+class Finalists(NamedTuple):
+    """The candidates that are scored, K a user, by first-stage score descending.
+
+    `slots` index the user's `Candidates`, `rows` the items; behind `count` they are 0.
+    """
+
+    count: NDArray[np.int32]  # (U,)
+    slots: NDArray[np.int32]  # (U, K)
+    rows: NDArray[np.int32]  # (U, K)
+    score: NDArray[np.float32]  # (U, K)
+
+
+def pick_finalists(index: ItemIndex, candidates: Candidates, finalists: int) -> Finalists:
+    """Keep the best of every user's candidates.
+
+    Parameters
+    ----------
+    index
+        The items of the epoch, with the blend's weights.
+    candidates
+        What retrieval found for U users.
+    finalists
+        K.
+    """
+    users = len(candidates.count)
+    settings = index.settings
+    weights = np.array(
+        [
+            settings.weight_embedding,
+            settings.weight_neighbours,
+            settings.weight_repeat,
+            settings.weight_trending,
+            settings.weight_popular,
+        ],
+        np.float32,
+    )
+    picked = Finalists(
+        np.zeros(users, np.int32),
+        np.zeros((users, finalists), np.int32),
+        np.zeros((users, finalists), np.int32),
+        np.zeros((users, finalists), np.float32),
+    )
+    reserve = min(settings.reserve, finalists // N_RETRIEVERS)
+    _pick(index.columns, candidates, weights, reserve, picked)
+    return picked
+
+
+@kernel
+def _pick(
+    items: ItemColumns, candidates: Candidates, weights: NDArray[np.float32], reserve: int, picked: Finalists
+) -> None:
+    limit = candidates.rows.shape[1]
+    blend = np.empty(limit, np.float32)
+    keys = np.empty(limit, np.uint64)
+    zero, one = np.float32(0.0), np.float32(1.0)
+    most_trending = items.trending[items.trending_order[0]]
+    most_popular = items.popularity[items.popular_order[0]]
+    trending_scale = one / most_trending if most_trending > zero else zero
+    popular_scale = one / most_popular if most_popular > zero else zero
+    for user in range(len(candidates.count)):
+        count = candidates.count[user]
+        lowest, highest, most = np.float32(np.inf), np.float32(-np.inf), zero
+        for c in range(count):
+            lowest = min(lowest, candidates.embedding_score[user, c])
+            highest = max(highest, candidates.embedding_score[user, c])
+            most = max(most, candidates.neighbour_score[user, c])
+        embedding_scale = one / (highest - lowest) if highest > lowest else zero
+        neighbour_scale = one / most if most > zero else zero
+        kept = 0
+        for c in range(count):
+            row = candidates.rows[user, c]
+            blend[c] = (
+                weights[0] * ((candidates.embedding_score[user, c] - lowest) * embedding_scale)
+                + weights[1] * (candidates.neighbour_score[user, c] * neighbour_scale)
+                + weights[2] * candidates.repeat_score[user, c]
+                + weights[3] * (items.trending[row] * trending_scale)
+                + weights[4] * (items.popularity[row] * popular_scale)
+            )
+            score = blend[c]
+            for source in range(N_RETRIEVERS):
+                if 0 < candidates.rank[user, c, source] <= reserve:
+                    score = np.float32(np.inf)  # reserved: before all others, put in order below
+            keys[c] = order_key(score, c)
+        kept = min(count, picked.rows.shape[1])
+        sort_top(keys, count, kept)
+        for k in range(kept):
+            slot = row_of_key(keys[k])
+            keys[k] = order_key(blend[slot], slot)
+        sort_top(keys, kept, kept)
+        for k in range(kept):
+            slot = row_of_key(keys[k])
+            picked.slots[user, k] = slot
+            picked.rows[user, k] = candidates.rows[user, slot]
+            picked.score[user, k] = blend[slot]
+        picked.count[user] = kept

@@ -1,0 +1,267 @@
+"""Up to a few hundred candidates of each user from five sources, each with its score and rank.
+
+==========  ===========================================================================================
+embedding   inner product of the user's vector and the item factors: all items, or inverted lists
+neighbours  co-occurrence with the last 10 items, .85 a step back, summed
+repeat      items the user had: repeat rate, how due they are, how much the user had to do with them
+trending    decayed popularity at the model's cut
+popular     all-time popularity, which also fills what the others left
+==========  ===========================================================================================
+
+Each source brings its share (`ModelSettings`), best first; an item that several bring is one candidate with
+several ranks. Every candidate gets the score of every source, whichever brought it. Items that are out of
+stock, blocked or bought within the rebuy interval are no candidates. A user without a state is served by the
+last two.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from udfs.item_factors import INTERACTION_WEIGHTS
+from udfs.kernel_cache import kernel
+from udfs.ranking.history import (
+    NEIGHBOUR_ITEMS,
+    History,
+    Scratch,
+    empty_history,
+    locate,
+    score_repeats,
+    sum_neighbours,
+)
+from udfs.ranking.inner_product import best_scores, score_all, score_one
+from udfs.ranking.item_index import ItemColumns, ItemIndex
+from udfs.ranking.snapshot import StateColumns
+from udfs.ranking.top_k import order_key, row_of_key, sort_top
+from udfs.user_state import MAX_BOUGHT, MAX_INTERACTIONS
+
+RETRIEVERS = ("embedding", "neighbours", "repeat", "trending", "popular")
+EMBEDDING, NEIGHBOURS, REPEAT, TRENDING, POPULAR = range(5)
+N_RETRIEVERS = 5
+_TOUCHED = NEIGHBOUR_ITEMS * 50
+_HAD = MAX_INTERACTIONS + MAX_BOUGHT
+
+
+class Candidates(NamedTuple):
+    """What retrieval found for U users, at most C each.
+
+    `rank` counts from 1 within a source, 0: not brought by it.
+    """
+
+    count: NDArray[np.int32]  # (U,)
+    rows: NDArray[np.int32]  # (U, C)
+    embedding_score: NDArray[np.float32]
+    neighbour_score: NDArray[np.float32]
+    neighbour_max: NDArray[np.float32]
+    neighbour_hits: NDArray[np.int32]
+    repeat_score: NDArray[np.float32]
+    rank: NDArray[np.int16]  # (U, C, 5)
+
+
+def find_history(index: ItemIndex, states: StateColumns) -> History:
+    """Return the rows of every user's items."""
+    history = empty_history(len(states.at_ms))
+    locate(index.columns, states, INTERACTION_WEIGHTS, history)
+    return history
+
+
+def retrieve(
+    index: ItemIndex,
+    states: StateColumns,
+    history: History,
+    allowed: NDArray[np.bool_],
+    candidates: int,
+    rebuy_after_ms: int,
+) -> Candidates:
+    """Find every user's candidates.
+
+    Parameters
+    ----------
+    index
+        The items of the epoch.
+    states
+        U users; a vector of another epoch must have been folded in again before.
+    history
+        Their items' rows.
+    allowed
+        bool (n,): in stock and not blocked.
+    candidates
+        C, the most a user gets; all items if there are fewer.
+    rebuy_after_ms
+        For how long a bought item is no candidate.
+    """
+    users = len(states.at_ms)
+    limit = min(candidates, len(index))
+    settings = index.settings
+    shares = (settings.share_embedding, settings.share_neighbours, settings.share_repeat, settings.share_trending)
+    quotas = np.array([int(limit * share) for share in shares] + [limit], np.int64)
+    found = Candidates(
+        np.zeros(users, np.int32),
+        np.zeros((users, limit), np.int32),
+        np.zeros((users, limit), np.float32),
+        np.zeros((users, limit), np.float32),
+        np.zeros((users, limit), np.float32),
+        np.zeros((users, limit), np.int32),
+        np.zeros((users, limit), np.float32),
+        np.zeros((users, limit, N_RETRIEVERS), np.int16),
+    )
+    near = _nearest(index, states, int(quotas[EMBEDDING]))
+    bias = np.full(index.columns.transposed.shape[1], -np.inf, np.float32)
+    if len(bias):
+        bias[: len(allowed)][allowed] = 0.0
+    _retrieve(
+        index.columns, states, history, allowed, bias, near, quotas, rebuy_after_ms, INTERACTION_WEIGHTS, found
+    )
+    return found
+
+
+def _nearest(index: ItemIndex, states: StateColumns, count: int) -> NDArray[np.int64]:
+    """int64 (U, m): rows the inverted lists name; (U, 0) where all items are scored.
+
+    Twice the share is asked for, because some will be out of stock.
+    """
+    users = len(states.at_ms)
+    if index.ivf is None or count == 0:
+        return np.zeros((users, 0), np.int64)
+    rows = np.full((users, 2 * count), -1, np.int64)
+    dimension = index.columns.factors.shape[1]
+    for user in np.flatnonzero(states.dim == dimension):
+        rows[user] = index.ivf.search(states.embedding[user, :dimension], 2 * count)
+    return rows
+
+
+@kernel
+def _retrieve(
+    items: ItemColumns,
+    states: StateColumns,
+    history: History,
+    allowed: NDArray[np.bool_],
+    bias: NDArray[np.float32],
+    near: NDArray[np.int64],
+    quotas: NDArray[np.int64],
+    rebuy_after_ms: int,
+    type_weights: NDArray[np.float32],
+    found: Candidates,
+) -> None:
+    n, dimension = items.factors.shape
+    limit = found.rows.shape[1]
+    scores = np.empty(len(bias), np.float32)
+    keys = np.empty(max(len(bias), near.shape[1], _TOUCHED) + 1, np.uint64)
+    slot = np.zeros(n, np.int32)  # 1 + place among the candidates; cleared user by user
+    scratch = Scratch(
+        np.zeros(n, np.int32),
+        np.zeros(n, np.int32),
+        np.zeros(n, np.float32),
+        np.full(n, -1.0, np.float64),
+        np.zeros(_HAD, np.int32),
+        np.zeros(_HAD, np.float32),
+        np.zeros(n, np.float32),
+        np.zeros(n, np.float32),
+        np.zeros(n, np.int32),
+        np.zeros(_TOUCHED, np.int32),
+    )
+    for user in range(len(states.at_ms)):
+        stamp = user + 1
+        n_had = score_repeats(user, items, states, history, type_weights, rebuy_after_ms, scratch)
+        n_touched = sum_neighbours(user, items, history, scratch)
+        vector = states.embedding[user]
+        has_vector = states.dim[user] == dimension
+        taken = 0
+        if has_vector:
+            if len(bias) > 0:
+                score_all(vector, items.transposed, bias, scores)
+                for j in range(n_had):
+                    if scratch.excluded[scratch.had[j]] == stamp:
+                        scores[scratch.had[j]] = -np.inf
+                best = best_scores(scores, quotas[EMBEDDING], keys)
+            else:
+                best = _best_near(user, vector, items.factors, near, allowed, scratch.excluded, keys)
+            taken = _take(user, EMBEDDING, keys, min(best, quotas[EMBEDDING]), taken, slot, found)
+        best = 0
+        for j in range(n_touched):
+            row = scratch.touched[j]
+            keys[best] = order_key(scratch.sums[row], row)
+            best += allowed[row] and scratch.excluded[row] != stamp
+        sort_top(keys, best, quotas[NEIGHBOURS])
+        taken = _take(user, NEIGHBOURS, keys, min(best, quotas[NEIGHBOURS]), taken, slot, found)
+        best = 0
+        for j in range(n_had):
+            row = scratch.had[j]
+            keys[best] = order_key(scratch.had_score[j], row)
+            best += allowed[row] and scratch.excluded[row] != stamp
+        sort_top(keys, best, quotas[REPEAT])
+        taken = _take(user, REPEAT, keys, min(best, quotas[REPEAT]), taken, slot, found)
+        for source in (TRENDING, POPULAR):
+            order = items.trending_order if source == TRENDING else items.popular_order
+            rank = 0
+            for row in order:
+                if rank >= quotas[source] or taken >= limit:
+                    break
+                if allowed[row] and scratch.excluded[row] != stamp:
+                    rank += 1
+                    if slot[row] == 0:
+                        found.rows[user, taken] = row
+                        taken += 1
+                        slot[row] = taken
+                    found.rank[user, slot[row] - 1, source] = rank
+        found.count[user] = taken
+        for j in range(n_had):
+            if slot[scratch.had[j]] > 0:
+                found.repeat_score[user, slot[scratch.had[j]] - 1] = scratch.had_score[j]
+        for c in range(taken):
+            row = found.rows[user, c]
+            slot[row] = 0
+            found.neighbour_score[user, c] = scratch.sums[row]
+            found.neighbour_max[user, c] = scratch.peaks[row]
+            found.neighbour_hits[user, c] = scratch.hits[row]
+            if has_vector:
+                exact = len(bias) > 0
+                found.embedding_score[user, c] = scores[row] if exact else score_one(vector, items.factors, row)
+        for j in range(n_touched):
+            row = scratch.touched[j]
+            scratch.sums[row] = np.float32(0.0)
+            scratch.peaks[row] = np.float32(0.0)
+            scratch.hits[row] = 0
+
+
+@kernel
+def _best_near(
+    user: int,
+    vector: NDArray[np.float32],
+    factors: NDArray[np.float32],
+    near: NDArray[np.int64],
+    allowed: NDArray[np.bool_],
+    excluded: NDArray[np.int32],
+    keys: NDArray[np.uint64],
+) -> int:
+    """Score what the inverted lists named again and sort it; return how many there are."""
+    found = 0
+    for k in range(near.shape[1]):
+        row = near[user, k]
+        if row >= 0 and allowed[row] and excluded[row] != user + 1:
+            keys[found] = order_key(score_one(vector, factors, row), row)
+            found += 1
+    sort_top(keys, found, found)
+    return found
+
+
+@kernel
+def _take(
+    user: int,
+    source: int,
+    keys: NDArray[np.uint64],
+    count: int,
+    taken: int,
+    slot: NDArray[np.int32],
+    found: Candidates,
+) -> int:
+    """Make the rows of the first keys candidates, or note the rank where they are; return how many there are."""
+    for k in range(count):
+        row = row_of_key(keys[k])
+        if slot[row] == 0:
+            found.rows[user, taken] = row
+            taken += 1
+            slot[row] = taken
+        found.rank[user, slot[row] - 1, source] = k + 1
+    return taken
