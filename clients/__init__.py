@@ -1,0 +1,1 @@
+"""What a shop embeds: the event producer, the recommendation reader, feeds of catalogue and control."""

@@ -10,16 +10,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final
 
 import redis
 
+from flink_jobs.list_entry import EraseEntry, ListEntry, Outcome, as_outcome, as_pieces
 from schemas.records import ServedList
 from schemas.redis_keys import stats_key, user_keys
-from schemas.stored_list import META_FIELDS, load_slots, store_slots
+
+__all__ = ["EraseEntry", "ListEntry", "ListStore", "Outcome", "StoreUnavailable", "connect"]
 
 FUNCTION: Final = "tailrace_put_lists_1"
-SESSION_ITEMS: Final = 20
 # A call of 500 users holds the store's only thread for 16 ms.
 MAX_USERS_PER_CALL: Final = 500
 FIRST_PAUSE_S: Final = 0.05
@@ -38,52 +39,6 @@ _LATER: Final = (
     "NOREPLICAS",
     "MISCONF",
 )
-
-# Length of a piece -> its part of a struct format. Propensities of 50 slots are the longest there is.
-MAX_PIECE_BYTES: Final = 1_500
-_LENGTHS: Final = [f"c{length}" for length in range(MAX_PIECE_BYTES + 1)]
-
-
-class ListEntry(NamedTuple):
-    """What to store for one user.
-
-    Parameters
-    ----------
-    served
-        The list. Its `served_time` is stamped by the store's clock.
-    session
-        Items of the session, newest first; the first 20 are kept.
-    features
-        The user's features as served; empty for none.
-    """
-
-    served: ServedList
-    session: Sequence[str] = ()
-    features: Mapping[str, object] = {}
-
-
-class EraseEntry(NamedTuple):
-    """Delete all that is stored for one user, and let no older list come back."""
-
-    tenant: str
-    user_id: str
-    version: str
-
-
-class Outcome(NamedTuple):
-    """What became of an entry.
-
-    Parameters
-    ----------
-    state
-        ``kept``: stored now. ``equal``: its version stood there already. ``older``: a newer version, or the
-        mark of an erasure, stands there; nothing changed. ``erased``: deleted.
-    served
-        The list as it stands in Redis, to be logged: of ``kept`` and ``equal``; else None.
-    """
-
-    state: Literal["kept", "equal", "older", "erased"]
-    served: ServedList | None
 
 
 class StoreUnavailable(ConnectionError):  # noqa: N818 - named as what it says
@@ -204,12 +159,12 @@ class ListStore:
             else:
                 served = entry.served._replace(served_time=now_ms)
                 keys += user_keys(served.tenant, served.user_id, self._hash_tags)
-                arguments += (served.version, *_as_pieces(served, entry))
+                arguments += (served.version, *as_pieces(served, entry))
                 stamped.append(served)
         replies = self._retry(
             lambda: self._client.execute_command("FCALL", FUNCTION, str(len(keys)), *keys, *arguments)
         )
-        return [_outcome(reply, served) for reply, served in zip(replies, stamped, strict=True)]
+        return [as_outcome(reply, served) for reply, served in zip(replies, stamped, strict=True)]
 
     def load_function(self) -> None:
         """Give the store its function; what stood under the name is replaced."""
@@ -223,14 +178,14 @@ class ListStore:
             try:
                 return self._call_with_function(call)
             except (redis.ConnectionError, redis.TimeoutError, redis.ResponseError) as error:
-                if isinstance(error, redis.AuthenticationError | redis.AuthorizationError):
+                if isinstance(error, redis.AuthenticationError | redis.exceptions.AuthorizationError):
                     raise
                 if isinstance(error, redis.ResponseError) and not _is_for_later(error):
                     raise
                 if self._monotonic_s() + pause_s > deadline_s:
                     raise StoreUnavailable(
                         f"Redis took no batch for {self._retry_limit_s} s, last: {error}. "
-                        "Check redis.url and that the server runs; nothing is lost, the job reads the batch again"
+                        "Check redis.url and the server; the job reads the batch again, nothing is lost"
                     ) from error
                 self.retries += 1
                 self._sleep(pause_s)
@@ -249,81 +204,3 @@ class ListStore:
 def _is_for_later(error: redis.ResponseError) -> bool:
     # redis-py takes the first word off the errors for which it has a class of its own.
     return isinstance(error, redis.ReadOnlyError | redis.OutOfMemoryError) or str(error).startswith(_LATER)
-
-
-def _as_pieces(served: ServedList, entry: ListEntry) -> tuple[str, bytes]:
-    """One entry as `lists.lua` wants it: shape and pieces, all texts, because Lua prints numbers its own way.
-
-    A piece of no bytes cannot be told in a struct format, so a field whose value is empty is left out.
-    """
-    slots = store_slots(served.items)
-    event_time = str(served.event_time)
-    meta = [
-        "rec_id", served.rec_id,
-        "_v", served.version,
-        "_wm", event_time,
-        "_t", str(served.served_time),
-        "_epoch", str(served.epoch),
-        "_model", served.model_version,
-        "_mark", str(served.index_mark),
-    ]  # fmt: skip
-    if served.variant:
-        meta += ("variant", served.variant)
-    if slots.scored:
-        meta += ("propensities", slots.propensities, "sources", slots.sources)
-    if slots.order:
-        meta += ("order", slots.order)
-    features: list[str] = []
-    if entry.features:
-        features = ["_v", served.version, "_wm", event_time]
-        for name, value in entry.features.items():
-            text = value if type(value) is str else str(value)
-            if text:
-                features += (name, text)
-    session = entry.session[:SESSION_ITEMS]
-    counts = bytes((len(slots.scored), len(meta), len(session), len(features)))
-    pieces = [*slots.scored, *meta, *session, *features]
-    data = "".join(pieces).encode()
-    lengths = list(map(len, pieces))
-    if len(data) != sum(lengths):  # not all ASCII
-        lengths = [len(piece.encode()) for piece in pieces]
-    if 0 in lengths or max(lengths) > MAX_PIECE_BYTES:
-        raise ValueError(
-            f"list of {served.tenant}/{served.user_id}: wanted texts of 1 to {MAX_PIECE_BYTES} bytes, "
-            f"got {pieces!r:.300}"
-        )
-    return "BBBB" + "".join([_LENGTHS[length] for length in lengths]), counts + data
-
-
-def _outcome(reply: Any, served: ServedList | None) -> Outcome:
-    if reply == 1:
-        return Outcome("kept", served)
-    if reply == 0:
-        return Outcome("older", None)
-    if reply == 2:
-        return Outcome("erased", None)
-    if served is None:
-        raise RuntimeError(f"the store answered an erasure with {reply!r}")
-    return Outcome("equal", _as_stored(served, *reply))
-
-
-def _as_stored(served: ServedList, meta: Sequence[Any], scored: Sequence[Any]) -> ServedList:
-    """The list that stands in Redis under this version; the snapshot is the given one, of equal version."""
-    found = dict(zip(META_FIELDS, [_text(value) for value in meta], strict=True))
-    pairs = [(_text(item), float(score)) for item, score in zip(scored[::2], scored[1::2], strict=True)]
-    return served._replace(
-        rec_id=found["rec_id"],
-        event_time=int(found["_wm"]),
-        served_time=int(found["_t"]),
-        epoch=int(found["_epoch"]),
-        model_version=found["_model"],
-        variant=found["variant"],
-        index_mark=int(found["_mark"]),
-        items=load_slots(pairs, found["propensities"], found["sources"], found["order"]),
-    )
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    return value.decode() if isinstance(value, bytes) else str(value)

