@@ -111,7 +111,7 @@ class SessionDelta(NamedTuple):
     item_id: str
     event_type: str
     event_time: int
-    previous_items: Sequence[int]
+    previous_items: bytes
     partition: int
     offset: int
     n: int

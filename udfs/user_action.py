@@ -39,7 +39,6 @@ _new_tuple = tuple.__new__
 _pack_u64 = Struct("<Q").pack
 _float32 = Struct("<f")
 _unpack_second = Struct("<I").unpack_from
-_signed = tuple(Struct(f"<{count}q").unpack for count in range(MAX_PREVIOUS_ITEMS + 1))
 
 
 def apply_action(
@@ -223,8 +222,8 @@ def _order_lines(event: Event) -> Sequence[str | None]:
     return list(dict.fromkeys((event.item_id, *(item.item_id for item in event.items))))[:MAX_ORDER_LINES]
 
 
-def _previous_items(hashes: bytes, seconds: bytes, place: int, from_second: int) -> tuple[int, ...]:
-    """Return the items before index `place` since `from_second`, newest first, as signed longs.
+def _previous_items(hashes: bytes, seconds: bytes, place: int, from_second: int) -> bytes:
+    """Return the packed hashes of the items before index `place` since `from_second`, oldest first.
 
     At most `MAX_PREVIOUS_ITEMS`; an item comes as often as it was acted on.
     """
@@ -232,7 +231,7 @@ def _previous_items(hashes: bytes, seconds: bytes, place: int, from_second: int)
     if first < place and _unpack_second(seconds, 4 * first)[0] < from_second:
         times = unpack(f"<{place - first}I", seconds[4 * first : 4 * place])
         first = place - sum(time >= from_second for time in times)
-    return _signed[place - first](hashes[8 * first : 8 * place])[::-1]
+    return hashes[8 * first : 8 * place]
 
 
 def _add_spend(spend: float, value: float | None) -> float:

@@ -66,7 +66,7 @@ SAMPLES = {
         b"\x01\x02state",
     ),
     "SessionDelta": SessionDelta(
-        "acme", "u1", 2, T - 60_000, 3, "item-1", "add_to_cart", T, (-5, 1 << 62), 7, 1_000_000, 0
+        "acme", "u1", 2, T - 60_000, 3, "item-1", "add_to_cart", T, bytes(range(16)), 7, 1_000_000, 0
     ),
     "DeadLetter": DeadLetter(
         "recs.events.v1", 7, 12, T, b"acme/u1", b"\xff\x00", "wrong_magic", "got ff00", "recommend"
