@@ -1,0 +1,199 @@
+"""`tailrace models ls|publish|activate|rollback`, and `tailrace republish`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from flink_jobs.settings import Settings, load
+from schemas.redis_keys import MODEL_CURRENT
+from tailrace import model_epochs, model_switch
+from tailrace.commands.options import Config, Json
+from tailrace.connections import store
+from tailrace.errors import UserError
+from tailrace.model_switch import Activated
+
+Epoch = Annotated[int, typer.Argument(min=1, help="Number of the folder under model.root.")]
+Wait = Annotated[
+    bool,
+    typer.Option("--wait/--no-wait", help="For every rank worker to load it before the switch."),
+]
+Timeout = Annotated[float, typer.Option(min=1, help="Seconds to wait for the workers.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    group = typer.Typer(
+        name="models",
+        no_args_is_help=True,
+        help="Model bundles: which there are, which serves, switching and going back.",
+    )
+    for command in (ls, publish, activate, rollback):
+        group.command()(command)
+    app.add_typer(group)
+    app.command()(republish)
+
+
+def ls(config: Config = None, as_json: Json = False) -> None:
+    """List the bundles under model.root: checked as a worker checks them, and which one serves."""
+    settings = load(config)
+    bundles = model_epochs.bundles_on_disk(settings.model.root)
+    active = _active(settings)
+    if as_json:
+        rows = [
+            dataclasses.asdict(bundle) | {"path": str(bundle.path), "active": bundle.epoch == active}
+            for bundle in bundles
+        ]
+        typer.echo(json.dumps({"root": str(settings.model.root), "active": active, "bundles": rows}))
+        return
+    console = Console(highlight=False)
+    if not bundles:
+        console.print(f"no bundles in {settings.model.root}; `tailrace train` makes one")
+        return
+    table = Table(box=None, header_style="bold")
+    for title in ("epoch", "state", "model version", "trained until", "items", "metrics"):
+        table.add_column(title, justify="right" if title in ("epoch", "items") else "left")
+    for bundle in bundles:
+        state = (
+            "[red]refused[/]" if bundle.refusal else "[green]active[/]" if bundle.epoch == active else "ok"
+        )
+        until = bundle.data.get("until") or bundle.data.get("cut") or _day(bundle.created_ms)
+        table.add_row(
+            str(bundle.epoch),
+            state,
+            bundle.model_version,
+            str(until),
+            f"{bundle.items:,}",
+            _headline(bundle.metrics),
+        )
+    console.print(table)
+    for bundle in bundles:
+        if bundle.refusal:
+            console.print(f"epoch {bundle.epoch} is refused: {bundle.refusal}", markup=False, soft_wrap=True)
+    if active is None:
+        console.print("none serves; `tailrace models activate EPOCH`")
+
+
+def publish(epoch: Epoch, config: Config = None, as_json: Json = False) -> None:
+    """Check a bundle and announce it in recs.models.v1, without serving it."""
+    settings = load(config)
+    bundle = model_epochs.open_bundle(settings, epoch)
+    pointer = model_switch.publish_pointer(settings, bundle, "publish")
+    if as_json:
+        typer.echo(json.dumps(pointer._asdict()))
+    else:
+        typer.echo(f"published epoch {epoch} ({pointer.model_version}); `tailrace models activate {epoch}`")
+
+
+def activate(
+    epoch: Epoch, config: Config = None, wait: Wait = True, timeout: Timeout = 60.0, as_json: Json = False
+) -> None:
+    """Make a bundle serve: checked, loaded and acknowledged by every worker, and only then switched to.
+
+    When the bundle is refused, here or by a worker, nothing changes and the exit code is 1.
+    """
+    _report(_activate(load(config), epoch, wait, timeout, as_json), as_json)
+
+
+def rollback(
+    config: Config = None, wait: Wait = True, timeout: Timeout = 60.0, as_json: Json = False
+) -> None:
+    """Go back to the epoch that served before this one, by the same steps as an activation."""
+    settings = load(config)
+    epoch = model_switch.previous_epoch(model_epochs.read_pointers(settings))
+    _report(_activate(settings, epoch, wait, timeout, as_json), as_json)
+
+
+def republish(config: Config = None, as_json: Json = False) -> None:
+    """Rebuild an empty or doubtful Redis: every user's list is ranked and written again, views too.
+
+    The job does it in chunks (job.republish_users_per_tick) beside its other work; `tailrace watch` and
+    `tailrace counts` show it go on.
+    """
+    settings = load(config)
+    offset = model_switch.send_order(settings, "republish")
+    epoch, views = _active(settings), 0
+    if epoch is not None:
+        bundle = model_epochs.open_bundle(settings, epoch)
+        with store(settings) as client:
+            views = model_epochs.write_views(settings, client, bundle)
+    if as_json:
+        typer.echo(json.dumps({"control_offset": offset, "epoch": epoch, "keys_written": views}))
+    else:
+        told = (
+            "no model serves, so there were no views to write"
+            if epoch is None
+            else f"{views:,} keys of views"
+        )
+        typer.echo(f"every shard was told to republish (recs.control.v1 offset {offset}); {told}")
+
+
+def _activate(settings: Settings, epoch: int, wait: bool, timeout: float, quiet: bool) -> Activated:
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+        transient=True,
+        disable=quiet,
+    ) as bar:
+        task = bar.add_task("items", total=None)
+        return model_switch.activate(
+            settings,
+            epoch,
+            wait=wait,
+            timeout_s=timeout,
+            say=lambda line: None if quiet else bar.console.print(line, highlight=False),
+            progress=lambda done, of: bar.update(task, completed=done, total=of),
+        )
+
+
+def _report(done: Activated, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(done._asdict()))
+        return
+    typer.echo(f"epoch {done.epoch} ({done.model_version}) is active after {done.seconds:.1f} s")
+    if not done.serving:
+        typer.echo("no list was asked for yet; the next ones are made with it")
+
+
+def _active(settings: Settings) -> int | None:
+    """Give the epoch activated last by the topic; by Redis where the topic cannot be read."""
+    try:
+        history = model_epochs.activations(model_epochs.read_pointers(settings))
+        if history:
+            return history[-1].epoch
+    except UserError:
+        pass
+    try:
+        with store(settings) as client:
+            epoch = client.hget(MODEL_CURRENT, "epoch")
+    except UserError:
+        return None
+    return None if epoch is None else int(epoch)
+
+
+def _headline(metrics: dict[str, object]) -> str:
+    """Give the first few numbers of the held-out metrics."""
+    found: list[str] = []
+
+    def collect(prefix: str, value: object) -> None:
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                collect(f"{prefix}{name} ", inner)
+        elif isinstance(value, float) and len(found) < 3:
+            found.append(f"{prefix.strip()} {value:.3f}")
+
+    collect("", metrics.get("after_cut") or metrics.get("held_out") or {})
+    return ", ".join(found)
+
+
+def _day(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d") if ms else ""

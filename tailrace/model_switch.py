@@ -1,0 +1,144 @@
+"""Making an epoch serve: checked here, loaded by every worker, acknowledged, and only then switched to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from flink_jobs.settings import Settings
+from schemas.codec import encode
+from schemas.records import Control, ModelPointer
+from tailrace import model_epochs
+from tailrace.connections import control_producer, publish, store
+from tailrace.errors import ExitCode, UserError
+from tailrace.stack.flink import flink_rest
+from udfs.model.bundle import Bundle
+
+Say = Callable[[str], None]
+
+
+class Activated(NamedTuple):
+    """What an activation did.
+
+    Parameters
+    ----------
+    workers
+        How many said that they hold the epoch; 0 with `wait=False`.
+    serving
+        A worker has ranked with it. False: nobody was ranked since; the next list will be made with it.
+    """
+
+    epoch: int
+    model_version: str
+    workers: int
+    serving: bool
+    views: int
+    seconds: float
+
+
+def send_order(settings: Settings, kind: str, epoch: int | None = None, reason: str = "") -> int:
+    """Send an order to every shard, and give its offset in recs.control.v1."""
+    offsets: list[int] = []
+    with control_producer(settings, lambda delivery: offsets.append(delivery.offset)) as producer:
+        producer.send(Control("", kind, None, None, epoch, None, 0, reason))
+    return offsets[-1]
+
+
+def publish_pointer(settings: Settings, bundle: Bundle, action: str) -> ModelPointer:
+    """Tell of a bundle in recs.models.v1."""
+    pointer = model_epochs.pointer_of(bundle, action, time.time_ns() // 1_000_000)
+    publish(settings, model_epochs.MODELS, [(pointer.model_version, encode(pointer))])
+    return pointer
+
+
+def activate(
+    settings: Settings,
+    epoch: int,
+    *,
+    wait: bool = True,
+    timeout_s: float = 60.0,
+    serving_timeout_s: float = 15.0,
+    say: Say = lambda line: None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Activated:
+    """Make an epoch serve.
+
+    Parameters
+    ----------
+    wait
+        For the acknowledgement of `job.parallelism` workers before the switch, and for the first list after.
+    say
+        Called with a line for each step.
+    progress
+        Called with keys done and in all while the views are written.
+
+    Raises
+    ------
+    UserError
+        When the bundle is refused, here or by a worker: then nothing was switched.
+    """
+    began_s = time.monotonic()
+    bundle = model_epochs.open_bundle(settings, epoch)
+    say(f"epoch {epoch} ({bundle.model_version}): {bundle.manifest.items:,} items, verified")
+    if wait:
+        require_job(settings)
+    known = [pointer for pointer in model_epochs.read_pointers(settings) if pointer.epoch == epoch]
+    if not known or known[-1].manifest_sha256 != bundle.manifest_sha256:
+        publish_pointer(settings, bundle, "publish")
+    holding = 0
+    with store(settings) as client:
+        if wait:
+            since_ms = time.time_ns() // 1_000_000
+            send_order(settings, "preload_epoch", epoch)
+            wanted = settings.job.parallelism
+            holding = len(model_epochs.wait_for_workers(client, epoch, wanted, since_ms, timeout_s))
+            say(f"{holding} of {wanted} rank workers hold it")
+        since_ms = time.time_ns() // 1_000_000
+        send_order(settings, "activate_epoch", epoch)
+        publish_pointer(settings, bundle, "activate")
+        say("activated; writing similar items, trending and item features")
+        views = model_epochs.write_views(settings, client, bundle, progress)
+        serving = wait and model_epochs.wait_until_active(client, epoch, since_ms, serving_timeout_s)
+    return Activated(epoch, bundle.model_version, holding, serving, views, time.monotonic() - began_s)
+
+
+def require_job(settings: Settings) -> None:
+    """Refuse to wait for a job that does not run; a JobManager that cannot be asked is no reason.
+
+    Raises
+    ------
+    UserError
+        TR-354.
+    """
+    overview = flink_rest(settings, "/jobs/overview")
+    over = ("FINISHED", "CANCELED", "FAILED")
+    if overview is not None and not any(
+        job["name"] == "recommend" and job["state"] not in over for job in overview["jobs"]
+    ):
+        raise UserError(
+            "TR-354",
+            "the recommend job does not run, so no worker can load the epoch",
+            "it was not submitted, or it ended",
+            "tailrace submit recommend; or activate with --no-wait, to be obeyed when it starts",
+            ExitCode.NOT_RUNNING,
+        )
+
+
+def previous_epoch(pointers: list[ModelPointer]) -> int:
+    """Give the epoch that was active before the one that is.
+
+    Raises
+    ------
+    UserError
+        TR-355 when there was none.
+    """
+    history = model_epochs.activations(pointers)
+    if len(history) < 2:
+        raise UserError(
+            "TR-355",
+            "there is no earlier epoch to go back to",
+            f"recs.models.v1 tells of {len(history)} activations",
+            "tailrace models ls; tailrace models activate EPOCH",
+        )
+    return history[-2].epoch
