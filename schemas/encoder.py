@@ -117,7 +117,7 @@ def _emit_value(lines: list[str], constants: dict[str, Any], depth: int, node: N
     elif kind == "record":
         _emit_record(lines, constants, depth, node, source)
     elif kind in ("array", "map"):
-        lines += [f"{indent}if {source}:", f"{indent}    put(write_long(len({source})))"]
+        lines += [f"{indent}if len({source}):", f"{indent}    put(write_long(len({source})))"]
         element = f"{source}_e"
         if kind == "array":
             lines.append(f"{indent}    for {element} in {source}:")

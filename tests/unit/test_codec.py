@@ -421,6 +421,8 @@ def test_a_schema_id_that_names_nothing_is_an_error_at_start(text):
         ("items", 7, "Event.items: wanted a sequence, got 7"),
         ("context", {"a": 1}, "Event.context: wanted string, got 1"),
         ("context", 7, "Event.context: wanted a mapping, got 7"),
+        ("context", None, "Event.context: wanted a mapping, got None"),
+        ("items", None, "Event.items: wanted a sequence, got None"),
         ("consent", None, "Event.consent: wanted one of none"),
     ],
 )
