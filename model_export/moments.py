@@ -40,7 +40,8 @@ class Moment(NamedTuple):
     at_ms
         Now: for an opening the time of the session's first event, within one that of the last event applied.
     state
-        As the stream held it. Its vector is not refreshed: that takes the factors of an epoch.
+        As the stream held it. Its vector is not refreshed: that takes the factors of an epoch. None for a
+        user who was forgotten.
     taken
         Item to grade (`GRADES`), of what the rest of the session did; never empty.
     kind
@@ -51,7 +52,7 @@ class Moment(NamedTuple):
     tenant: str
     user_id: str
     at_ms: int
-    state: UserState
+    state: UserState | None
     taken: Mapping[str, int]
     kind: Kind
 
@@ -63,6 +64,8 @@ class MomentSettings:
     sessions: int = 5_000  # at most; drawn at random
     sessions_a_user: int = 6  # so that a wholesaler does not write the ranker
     within: bool = True  # also one moment within each session drawn
+    first_only: bool = False  # of each user only the first session, drawn or not: for measuring
+    forgotten: bool = False  # also users whose state had been forgotten
 
 
 class _Plan(NamedTuple):
@@ -72,6 +75,7 @@ class _Plan(NamedTuple):
     taken: dict[str, int]
     kind: Kind
     stretch: int
+    forgotten: bool
 
 
 def collect_moments(
@@ -142,15 +146,18 @@ def _replay(
         state = states.get(user)
         here = plans.get(row, ())
         for plan in here:
-            if plan.before and state is not None and at_ms <= state.last_ms + settings.forget_after_ms:
-                found[plan.stretch].append(_moment(event.tenant, event.user_id, at_ms, state, plan))
+            if plan.before and state is not None:
+                forgotten = at_ms > state.last_ms + settings.forget_after_ms
+                if not forgotten or plan.forgotten:
+                    held = None if forgotten else state
+                    found[plan.stretch].append(_moment(event.tenant, event.user_id, at_ms, held, plan))
         states[user] = state = keyed.on_event(state, event, at_ms, Position(0, row), REPLAY_EPOCH).state
         for plan in here:
             if not plan.before and state is not None:
                 found[plan.stretch].append(_moment(event.tenant, event.user_id, at_ms, state, plan))
 
 
-def _moment(tenant: str, user_id: str, at_ms: int, state: UserState, plan: _Plan) -> Moment:
+def _moment(tenant: str, user_id: str, at_ms: int, state: UserState | None, plan: _Plan) -> Moment:
     return Moment(user_key(tenant, user_id), tenant, user_id, at_ms, state, plan.taken, plan.kind)
 
 
@@ -179,6 +186,10 @@ def _plan(
     first = order[edges]
     ends = np.append(edges[1:], len(order))
     eligible = np.flatnonzero((log.times_ms[first] >= start_ms) & (log.times_ms[first] < end_ms))
+    if settings.first_only:
+        by_time = eligible[np.argsort(first[eligible], kind="stable")]
+        _, earliest = np.unique(users[first[by_time]], return_index=True)
+        eligible = np.sort(by_time[earliest])
     drawn = _draw(users[first[eligible]], settings, rng)
     kinds, names = log.columns["event_type"], log.columns["item_id"]
     for session in eligible[drawn].tolist():
@@ -189,10 +200,10 @@ def _plan(
         cut = int(rng.integers(1, len(rows))) if len(rows) > 1 else 0
         taken = _taken(rows, kinds, names)
         if taken:
-            plans.setdefault(rows[0], []).append(_Plan(True, taken, "opening", stretch))
+            plans.setdefault(rows[0], []).append(_Plan(True, taken, "opening", stretch, settings.forgotten))
         later = _taken(rows[cut:], kinds, names)
         if settings.within and cut and later:
-            plans.setdefault(rows[cut - 1], []).append(_Plan(False, later, "within", stretch))
+            plans.setdefault(rows[cut - 1], []).append(_Plan(False, later, "within", stretch, False))
 
 
 def _draw(

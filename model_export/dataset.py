@@ -1,0 +1,178 @@
+"""What the ranker learns from: the candidates and features that the rank UDF would compute at each moment.
+
+There is no second definition of a feature. A moment's state is encoded as a job writes it, and runs through
+the functions that the UDF calls: decode, retrieve, pick finalists, compute features. A test compares both
+bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from model_export.interactions import ItemRows
+from model_export.moments import Moment
+from model_export.ranker import RankingExamples
+from udfs.item_factors import ItemFactors
+from udfs.ranking.catalogue import CatalogueView
+from udfs.ranking.feature_kernel import compute_features
+from udfs.ranking.features import N_FEATURES
+from udfs.ranking.first_stage import pick_finalists
+from udfs.ranking.item_index import ItemIndex
+from udfs.ranking.retrieval import find_history, retrieve
+from udfs.ranking.snapshot import Snapshot, decode_states
+from udfs.user_vector import refresh_embedding
+
+BATCH = 500  # moments at a time: bounds the memory of candidates, and tells progress
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How the workers rank: the settings of `tailrace.toml` that decide which candidates there are."""
+
+    candidates: int = 200
+    finalists: int = 40
+    rebuy_after_ms: int = 86_400_000
+
+
+@dataclass(frozen=True)
+class CandidateSet:
+    """The finalists of m moments, K each.
+
+    Parameters
+    ----------
+    items
+        The items of the epoch, n of them.
+    moments
+        m.
+    count
+        int32 (m,): finalists of each moment.
+    rows
+        int32 (m, K): their item rows.
+    features
+        float32 (m * K, F); rows behind a moment's count are 0.
+    retrieved
+        float64 (m,): share of what was taken that was among the candidates of all sources; nan if none of
+        it is an item of the epoch.
+    """
+
+    items: ItemRows
+    moments: Sequence[Moment]
+    count: npt.NDArray[np.int32]
+    rows: npt.NDArray[np.int32]
+    features: npt.NDArray[np.float32]
+    retrieved: npt.NDArray[np.float64]
+
+    @property
+    def finalists(self) -> int:
+        """K."""
+        return self.rows.shape[1]
+
+    def taken_rows(self) -> list[dict[int, int]]:
+        """Return for each moment item row to grade; items that the epoch does not know are left out."""
+        row_of = {name: row for row, name in enumerate(self.items.ids)}
+        return [
+            {row_of[name]: grade for name, grade in moment.taken.items() if name in row_of}
+            for moment in self.moments
+        ]
+
+    def ranking(self, scores: npt.NDArray[np.float32]) -> list[list[int]]:
+        """Return for each moment the rows of its finalists by descending score, float32 (m * K,)."""
+        by_moment = scores.reshape(self.rows.shape)
+        return [
+            self.rows[number][np.argsort(-by_moment[number, :count], kind="stable")].tolist()
+            for number, count in enumerate(self.count.tolist())
+        ]
+
+    def recall(self) -> dict[str, float | None]:
+        """Return which share of what was taken is among all candidates, and among the finalists."""
+        shares = [
+            len(taken.keys() & set(self.rows[number, :count].tolist())) / len(taken)
+            for number, (taken, count) in enumerate(zip(self.taken_rows(), self.count.tolist(), strict=True))
+            if taken
+        ]
+        if not shares:
+            return {"candidates": None, "finalists": None}
+        return {
+            "candidates": round(float(np.nanmean(self.retrieved)), 4),
+            "finalists": round(float(np.mean(shares)), 4),
+        }
+
+
+def snapshots(moments: Sequence[Moment], factors: ItemFactors, epoch: int) -> list[Snapshot]:
+    """Return the moments as a job hands them to the rank UDF: vectors under the epoch, states as bytes."""
+    return [
+        Snapshot(
+            moment.key,
+            moment.tenant,
+            moment.user_id,
+            "",
+            moment.at_ms,
+            epoch,
+            b"" if moment.state is None else refresh_embedding(moment.state, factors, epoch).encode(),
+        )
+        for moment in moments
+    ]
+
+
+def candidate_set(
+    index: ItemIndex,
+    factors: ItemFactors,
+    moments: Sequence[Moment],
+    serving: Serving,
+    epoch: int,
+    tell: Callable[[int], None] | None = None,
+) -> CandidateSet:
+    """Compute finalists and features of moments.
+
+    Parameters
+    ----------
+    index, factors
+        The items of the epoch, for ranking and for folding users in.
+    moments
+        m of them.
+    serving
+        How the workers rank.
+    epoch
+        The number that the states' vectors are tagged with.
+    tell
+        Called after every batch with the number of moments done.
+    """
+    items = ItemRows(tuple(index.item_ids), np.asarray(index.columns.hashes))
+    view = CatalogueView(index)
+    row_of = {name: row for row, name in enumerate(items.ids)}
+    count = np.zeros(len(moments), np.int32)
+    rows = np.zeros((len(moments), serving.finalists), np.int32)
+    features = np.zeros((len(moments) * serving.finalists, N_FEATURES), np.float32)
+    retrieved = np.full(len(moments), np.nan)
+    for start in range(0, len(moments), BATCH):
+        batch = moments[start : start + BATCH]
+        stop = start + len(batch)
+        states = decode_states(snapshots(batch, factors, epoch))
+        history = find_history(index, states)
+        found = retrieve(index, states, history, view.allowed, serving.candidates, serving.rebuy_after_ms)
+        picked = pick_finalists(index, found, serving.finalists)
+        count[start:stop], rows[start:stop] = picked.count, picked.rows
+        features[start * serving.finalists : stop * serving.finalists] = compute_features(
+            index, states, history, found, picked, view.price_log
+        )
+        for at, moment in enumerate(batch):
+            taken = {row_of[name] for name in moment.taken if name in row_of}
+            if taken:
+                candidates = set(found.rows[at, : found.count[at]].tolist())
+                retrieved[start + at] = len(taken & candidates) / len(taken)
+        if tell is not None:
+            tell(stop)
+    return CandidateSet(items, moments, count, rows, features, retrieved)
+
+
+def ranking_examples(found: CandidateSet) -> RankingExamples:
+    """Return the finalists as groups: a candidate's label is the grade of what the session did with it."""
+    labels = np.zeros(found.rows.shape, np.int32)
+    for number, (taken, count) in enumerate(zip(found.taken_rows(), found.count.tolist(), strict=True)):
+        labels[number, :count] = [taken.get(row, 0) for row in found.rows[number, :count].tolist()]
+    real = np.arange(found.finalists)[None, :] < found.count[:, None]
+    return RankingExamples(found.features[real.ravel()], labels[real], found.count.astype(np.int64))

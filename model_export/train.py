@@ -1,0 +1,283 @@
+"""From a file of events to a bundle that serves.
+
+Three times stand on the line of history: T1, T2 and the cut, a stretch apart. The ranker learns on T1..T2
+from items learnt before T1, and is measured on T2..cut with items learnt before T2: at no point does it see
+what came after. Then the ranker that ships learns on both stretches, and the items that ship are learnt on
+everything before the cut. What lies behind the cut in the file is never learnt from; if there is any, the
+shipped bundle is measured on it once, by the protocol of the published figures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xgboost
+
+from model_export import sources
+from model_export.dataset import CandidateSet, candidate_set, ranking_examples
+from model_export.evaluation import evaluate_openings, evaluate_within
+from model_export.interactions import DAY_MS
+from model_export.item_side import fit_items, fold_in_factors
+from model_export.moments import Moment, MomentSettings, collect_moments
+from model_export.onnx_export import Export, export_ranker
+from model_export.ranker import RankingExamples, fit_ranker, importances, predict
+from model_export.sources.event_log import EventLog, midnight_ms
+from model_export.train_settings import TrainReport, TrainSettings
+from schemas.records import Item
+from udfs.model.bundle import Bundle
+from udfs.model.bundle_writer import write_bundle
+from udfs.model.items import ItemArrays
+from udfs.ranking.features import FEATURE_NAMES
+from udfs.ranking.item_index import EXACT_UP_TO_ITEMS, ItemIndex
+from udfs.ranking.ivf import build_ivf
+
+ITEM_PHASES = ("items at T1", "items at T2", "items at the cut")
+PHASES = ("read", *ITEM_PHASES, "replay", "candidates", "measure", "ranker", "export", "after the cut")
+CANARY_ROWS = 256
+LEAST_GROUPS = 20
+Tell = Callable[[str, float], None]
+"""Called with a phase of `PHASES` and the share of it that is done, in [0, 1]."""
+
+
+class TrainingError(ValueError):
+    """Data that no model can be trained on; the text says what is missing and what to do."""
+
+
+def train(
+    settings: TrainSettings,
+    data: Path | str,
+    until: date | str,
+    epoch: int,
+    *,
+    root: Path,
+    seed: int = 0,
+    created_ms: int | None = None,
+    tell: Tell | None = None,
+) -> TrainReport:
+    """Train a bundle and write it to ``<root>/<epoch>``.
+
+    Equal data, cut, settings and seed give equal files; `created_ms` alone enters the manifest from outside.
+
+    Parameters
+    ----------
+    settings
+        How.
+    data
+        A file that `model_export.sources` reads.
+    until
+        Nothing at or after this day (midnight UTC) is learnt from.
+    epoch
+        Number of the bundle.
+    root
+        The folder of all bundles.
+    seed
+        Of all random numbers.
+    created_ms
+        When, milliseconds since 1970; None: the cut.
+    tell
+        Called as work goes on.
+
+    Raises
+    ------
+    TrainingError
+        When the data before the cut are too few.
+    FileExistsError
+        When the epoch exists.
+    """
+    target = root / str(epoch)
+    if target.exists():
+        raise FileExistsError(f"{target} exists; an epoch is written once, take the next number")
+    work = _Training(settings, epoch, seed, tell)
+    with work.phase("read"):
+        log = sources.read(data)
+        cut_ms = midnight_ms(until)
+        stretch_ms = _stretch_ms(settings, log, cut_ms)
+        edges = [cut_ms - 2 * stretch_ms, cut_ms - stretch_ms, cut_ms]
+        catalogues = [sources.catalogue(data, edge) for edge in edges]
+    halves = [
+        work.items(name, number, log, catalogues[number], edges[number])
+        for number, name in enumerate(ITEM_PHASES)
+    ]
+    with work.phase("replay"):
+        first, second, tests, later = work.moments(log, edges, halves[-1])
+    with work.phase("candidates"):
+        learnt = [work.candidates(halves[0], first), work.candidates(halves[1], second)]
+        tested = work.candidates(halves[1], tests)
+    examples = [ranking_examples(found) for found in learnt]
+    if min(len(part.rankable()) for part in examples) < LEAST_GROUPS:
+        raise TrainingError(
+            f"{data}: fewer than {LEAST_GROUPS} sessions of returning users in a stretch of "
+            f"{stretch_ms / DAY_MS:.3g} days before {until}: give more data or a later day"
+        )
+    with work.phase("measure"):
+        measured = work.ranker(examples[:1], 1)
+        metrics = {
+            "held_out": evaluate_openings(log, edges[1], tested, predict(measured, tested.features)),
+            "held_out_within": evaluate_within(learnt[1], predict(measured, learnt[1].features)),
+        }
+    with work.phase("ranker"):
+        both = RankingExamples.joined(examples)
+        ranker = work.ranker(examples, 2)
+        metrics["ranker"] = {
+            "groups": len(both),
+            "rows": len(both.features),
+            "taken": int((both.labels > 0).sum()),
+            "importances": importances(ranker, FEATURE_NAMES),
+        }
+    with work.phase("export"):
+        export = export_ranker(ranker, both.features, work.rng(20))
+        metrics["onnx"] = {"max_difference": export.max_difference, "rows": export.rows}
+        canary = _canary(both.features, work.rng(21))
+        version = _version(until, halves[-1], export)
+        description = _describe(log, Path(data), edges, seed, settings)
+        sha256 = write_bundle(
+            target,
+            halves[-1],
+            export.model,
+            canary,
+            predict(ranker, canary),
+            epoch=epoch,
+            model_version=version,
+            created_ms=cut_ms if created_ms is None else created_ms,
+            settings=settings.served(),
+            data=description,
+            metrics=metrics,
+            canary={"rows": len(canary), "chosen": "at random among the rows of the examples"},
+            ivf=build_ivf(halves[-1].factors) if len(halves[-1].item_ids) > EXACT_UP_TO_ITEMS else None,
+        )
+        bundle = Bundle.open(target, sha256)
+    if later:
+        with work.phase("after the cut"):
+            found = work.candidates(halves[-1], later)
+            scores = bundle.ranker.score(found.features, found.finalists)
+            metrics = metrics | {"after_cut": evaluate_openings(log, cut_ms, found, scores)}
+    wall_s, cpu_s = work.elapsed()
+    return TrainReport(target, epoch, version, sha256, description, metrics, work.seconds, wall_s, cpu_s)
+
+
+class _Training:
+    """The steps, with their clocks and their random numbers."""
+
+    def __init__(self, settings: TrainSettings, epoch: int, seed: int, tell: Tell | None) -> None:
+        self.settings = settings
+        self.epoch = epoch
+        self.seed = seed
+        self.seconds: dict[str, tuple[float, float]] = {}
+        self._tell = tell
+        self._phase = ""
+        self._began = time.perf_counter(), time.process_time()
+
+    def rng(self, number: int) -> np.random.Generator:
+        """Return the generator of one step: none depends on how many numbers another took."""
+        return np.random.default_rng([self.seed, number])
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        self._phase = name
+        self.say(0.0)
+        wall, cpu = time.perf_counter(), time.process_time()
+        yield
+        self.seconds[name] = (time.perf_counter() - wall, time.process_time() - cpu)
+        self.say(1.0)
+
+    def say(self, share: float) -> None:
+        if self._tell is not None:
+            self._tell(self._phase, min(share, 1.0))
+
+    def elapsed(self) -> tuple[float, float]:
+        return time.perf_counter() - self._began[0], time.process_time() - self._began[1]
+
+    def items(
+        self, name: str, number: int, log: EventLog, catalogue: Sequence[Item], at_ms: int
+    ) -> ItemArrays:
+        parts = {"factors": 0.1, "neighbours": 0.6, "popularity": 0.9}
+        with self.phase(name):
+            return fit_items(
+                log,
+                catalogue,
+                at_ms,
+                self.settings.items,
+                self.rng(10 + number),
+                lambda part: self.say(parts[part]),
+            )
+
+    def moments(self, log: EventLog, edges: list[int], items: ItemArrays) -> list[list[Moment]]:
+        """Return the moments to learn from of both stretches, to measure on before the cut, and behind it."""
+        first, second, cut = edges
+        chosen = self.settings.moments
+        measured = MomentSettings(sessions=len(log), within=False, first_only=True, forgotten=True)
+        behind = int(log.times_ms[-1]) + 1
+        return collect_moments(
+            log,
+            [(first, second), (second, cut), (second, cut), (cut, max(behind, cut))],
+            [chosen, chosen, measured, measured],
+            fold_in_factors(items, self.settings.items),
+            self.settings.logic,
+            self.rng(3),
+            lambda row: self.say(row / len(log)),
+        )
+
+    def candidates(self, items: ItemArrays, moments: list[Moment]) -> CandidateSet:
+        index = ItemIndex.build(items, self.settings.served())
+        factors = fold_in_factors(items, self.settings.items)
+        total = max(len(moments), 1)
+        return candidate_set(
+            index, factors, moments, self.settings.serving, self.epoch, lambda done: self.say(done / total)
+        )
+
+    def ranker(self, examples: list[RankingExamples], number: int) -> xgboost.Booster:
+        trees = self.settings.ranker.trees
+        return fit_ranker(
+            RankingExamples.joined(examples),
+            self.settings.ranker,
+            self.rng(number),
+            lambda done, _: self.say(done / trees),
+        )
+
+
+def _stretch_ms(settings: TrainSettings, log: EventLog, cut_ms: int) -> int:
+    if not log.position(cut_ms):
+        raise TrainingError(f"the data hold no event before the cut; they have {len(log)} events in all")
+    span_ms = cut_ms - int(log.times_ms[0])
+    return max(int(min(settings.stretch_days * DAY_MS, settings.stretch_share * span_ms)), 1)
+
+
+def _canary(features: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    chosen = rng.choice(len(features), min(CANARY_ROWS, len(features)), replace=False)
+    return np.ascontiguousarray(features[np.sort(chosen)])
+
+
+def _version(until: date | str, items: ItemArrays, export: Export) -> str:
+    """Return a name that equal models share: the cut, and a hash of what scores."""
+    digest = hashlib.sha256(export.model)
+    for array in (items.item_hashes, items.factors, items.neighbour_rows, items.neighbour_scores):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return f"{until}-{digest.hexdigest()[:12]}"
+
+
+def _describe(
+    log: EventLog, data: Path, edges: list[int], seed: int, settings: TrainSettings
+) -> dict[str, Any]:
+    learnt = log.before(edges[-1])
+    return {
+        "source": log.name,
+        "file": data.name,
+        "file_sha256": log.file_sha256,
+        "events_sha256": learnt.sha256(),
+        "events": len(learnt),
+        "skipped": dict(log.skipped),
+        "t1_ms": edges[0],
+        "t2_ms": edges[1],
+        "cut_ms": edges[2],
+        "seed": seed,
+        "settings": json.loads(json.dumps(settings.to_dict())),
+    }

@@ -1,0 +1,111 @@
+"""What decides a training, and what it reports."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from model_export.dataset import Serving
+from model_export.item_side import ItemSideSettings
+from model_export.moments import MomentSettings
+from model_export.ranker import RankerSettings
+from udfs.model.manifest import ModelSettings
+from udfs.user_logic import LogicSettings
+
+
+def first_stage() -> ModelSettings:
+    """Return the blend that kept most of what was taken among the 40 finalists of Online Retail.
+
+    Chosen on the six weeks before 2011-11-01, which the published figures do not use.
+    """
+    return ModelSettings(
+        weight_embedding=0.40,
+        weight_neighbours=0.20,
+        weight_repeat=1.00,
+        weight_trending=0.20,
+        weight_popular=0.04,
+        share_embedding=0.40,
+        share_neighbours=0.20,
+        share_repeat=0.25,
+        share_trending=0.10,
+        reserve=2,
+    )
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How a bundle is trained; written into its manifest.
+
+    `logic` and `serving` are the job's own: the replay keeps users as the job does, and candidates are found
+    as its workers find them.
+    """
+
+    logic: LogicSettings = field(default_factory=LogicSettings)
+    serving: Serving = field(default_factory=Serving)
+    model: ModelSettings = field(default_factory=first_stage)
+    items: ItemSideSettings = field(default_factory=ItemSideSettings)
+    moments: MomentSettings = field(default_factory=MomentSettings)
+    ranker: RankerSettings = field(default_factory=RankerSettings)
+    stretch_share: float = 0.15  # of the time before the cut: T1..T2 and T2..cut
+    stretch_days: float = 42.0  # at most
+
+    def served(self) -> ModelSettings:
+        """Return the settings that the bundle carries: the fold-in is that of the factors."""
+        factors = self.items.factors
+        return dataclasses.replace(
+            self.model, fold_in_alpha=factors.alpha, fold_in_regularization=factors.regularization
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return dataclasses.asdict(self) | {"logic": self.logic._asdict()}
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What came of a training.
+
+    Parameters
+    ----------
+    path, epoch, model_version, manifest_sha256
+        The bundle.
+    data
+        The file, its hash and the split.
+    metrics
+        As in the manifest, and ``after_cut`` if the file goes on behind the cut.
+    phases
+        Name to wall and CPU seconds.
+    wall_s, cpu_s
+        Of everything.
+    """
+
+    path: Path
+    epoch: int
+    model_version: str
+    manifest_sha256: str
+    data: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    phases: Mapping[str, tuple[float, float]]
+    wall_s: float
+    cpu_s: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        phases = {
+            name: {"wall_s": round(wall, 2), "cpu_s": round(cpu, 2)}
+            for name, (wall, cpu) in self.phases.items()
+        }
+        return {
+            "path": str(self.path),
+            "epoch": self.epoch,
+            "model_version": self.model_version,
+            "manifest_sha256": self.manifest_sha256,
+            "data": self.data,
+            "metrics": self.metrics,
+            "phases": phases,
+            "wall_s": round(self.wall_s, 2),
+            "cpu_s": round(self.cpu_s, 2),
+        }

@@ -1,0 +1,147 @@
+"""`tailrace train`: a bundle from a file of events."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from flink_jobs.settings import Settings, load
+from tailrace.commands.options import Config, Json
+from tailrace.errors import ExitCode, UserError
+
+if TYPE_CHECKING:
+    from model_export.train_settings import TrainReport, TrainSettings
+
+METRICS = ("precision", "recall", "hit_rate", "ndcg")
+RANKINGS = {
+    "model": "this model",
+    "popular_28_days": "popularity, 28 days",
+    "personal_frequency": "personal frequency",
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(train)
+
+
+def train(
+    data: Annotated[Path, typer.Option("--data", help="A .parquet, .csv or .jsonl file of events.")],
+    until: Annotated[
+        datetime,
+        typer.Option("--until", formats=["%Y-%m-%d"], help="Learn only from what lies before this day, UTC."),
+    ],
+    epoch: Annotated[int, typer.Option("--epoch", min=1, help="Number of the bundle; each is written once.")],
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of all random numbers.")] = 0,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Train a model and write it as a bundle that the workers can serve."""
+    _import_training()
+    from model_export.sources import SourceError
+    from model_export.train import PHASES, TrainingError
+    from model_export.train import train as train_bundle
+
+    settings = load(config)
+    try:
+        with _progress(PHASES, shown=not as_json) as tell:
+            report = train_bundle(
+                train_settings(settings),
+                data,
+                until.date().isoformat(),
+                epoch,
+                root=settings.model.root,
+                seed=seed,
+                created_ms=int(time.time() * 1000),
+                tell=tell,
+            )
+    except (SourceError, TrainingError) as error:
+        raise UserError("TR-501", str(error), exit_code=ExitCode.USAGE) from error
+    except FileExistsError as error:
+        raise UserError(
+            "TR-502", str(error), fix=f"tailrace train ... --epoch {epoch + 1}", exit_code=ExitCode.USAGE
+        ) from error
+    if as_json:
+        typer.echo(json.dumps(report.to_dict(), indent=2))
+    else:
+        _show(report)
+
+
+def train_settings(settings: Settings) -> TrainSettings:
+    """Return how to train for these settings: users are kept and candidates found as the job does it."""
+    from model_export.dataset import Serving
+    from model_export.train_settings import TrainSettings
+    from udfs.user_logic import LogicSettings
+
+    job, model = settings.job, settings.model
+    return TrainSettings(
+        logic=LogicSettings(job.session_gap_ms, job.forget_after_ms, job.shards),
+        serving=Serving(model.candidates, model.finalists, model.rebuy_after_ms),
+    )
+
+
+def _import_training() -> None:
+    try:
+        import implicit  # noqa: F401
+        import onnxmltools  # noqa: F401
+        import xgboost  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            "TR-500",
+            f"training needs {error.name}, which is not installed",
+            "the extra `training` was left out",
+            "uv pip install 'tailrace[training]'",
+            ExitCode.ENVIRONMENT,
+        ) from error
+
+
+@contextmanager
+def _progress(phases: tuple[str, ...], *, shown: bool) -> Iterator[Callable[[str, float], None] | None]:
+    if not shown:
+        yield None
+        return
+    columns = (TextColumn("{task.description:>16}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        tasks: dict[str, Any] = {}
+
+        def tell(phase: str, share: float) -> None:
+            if phase not in tasks:
+                tasks[phase] = bars.add_task(phase, total=1.0)
+            bars.update(tasks[phase], completed=share)
+
+        yield tell
+
+
+def _show(report: TrainReport) -> None:
+    console = Console()
+    metrics = report.metrics
+    for name, title in (("held_out", "held out before the cut"), ("after_cut", "after the cut")):
+        if name not in metrics:
+            continue
+        table = Table(title=title, box=None, header_style="bold")
+        table.add_column("first ten of")
+        for heading in ("items", "lists", "P@10", "R@10", "hit rate", "NDCG@10"):
+            table.add_column(heading, justify="right")
+        for key, ranking in RANKINGS.items():
+            for part in ("all", "repeats", "new_items"):
+                row = metrics[name][key][part]
+                values = ["-" if row[metric] is None else f"{row[metric]:.3f}" for metric in METRICS]
+                table.add_row(
+                    ranking if part == "all" else "", part.replace("_", " "), str(row["lists"]), *values
+                )
+        console.print(table)
+    console.print(
+        f"bundle {report.path}, model {report.model_version}, manifest {report.manifest_sha256[:12]}; "
+        f"{report.wall_s:.1f} s, {report.cpu_s:.1f} CPU-s",
+        soft_wrap=True,
+    )
