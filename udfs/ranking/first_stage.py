@@ -1,7 +1,7 @@
 """The cheap stage: a fixed linear blend of source scores picks the few that the learned ranker scores.
 
-``weight_embedding * e + weight_neighbours * n + weight_repeat * r + weight_trending * t + weight_popular * p``
-(`ModelSettings`), where within one user's candidates e is the inner product scaled from its least to its
+``w_embedding * e + w_neighbours * n + w_repeat * r + w_trending * t + w_popular * p`` with the weights of
+`ModelSettings`, where within one user's candidates e is the inner product scaled from its least to its
 greatest value to [0, 1], n the neighbour score over its greatest, r the repeat score as it is, and t and p
 are log1p weights over the greatest of the catalogue. The best `reserve` of every source get through
 whatever the blend says: a source that explores must have something to show.
@@ -21,10 +21,10 @@ from udfs.ranking.top_k import order_key, row_of_key, sort_top
 class Finalists(NamedTuple):
     """The candidates that are scored, K a user, by first-stage score descending.
 
-    `slots` index the user's `Candidates`, `rows` the items; behind `count` they are 0.
+    `slots` index the user's `Candidates`, `rows` the items; behind `counts` they are 0.
     """
 
-    count: NDArray[np.int32]  # (U,)
+    counts: NDArray[np.int32]  # (U,)
     slots: NDArray[np.int32]  # (U, K)
     rows: NDArray[np.int32]  # (U, K)
     score: NDArray[np.float32]  # (U, K)
@@ -42,7 +42,7 @@ def pick_finalists(index: ItemIndex, candidates: Candidates, finalists: int) -> 
     finalists
         K.
     """
-    users = len(candidates.count)
+    users = len(candidates.counts)
     settings = index.settings
     weights = np.array(
         [
@@ -77,8 +77,8 @@ def _pick(
     most_popular = items.popularity[items.popular_order[0]]
     trending_scale = one / most_trending if most_trending > zero else zero
     popular_scale = one / most_popular if most_popular > zero else zero
-    for user in range(len(candidates.count)):
-        count = candidates.count[user]
+    for user in range(len(candidates.counts)):
+        count = candidates.counts[user]
         lowest, highest, most = np.float32(np.inf), np.float32(-np.inf), zero
         for c in range(count):
             lowest = min(lowest, candidates.embedding_score[user, c])
@@ -112,4 +112,4 @@ def _pick(
             picked.slots[user, k] = slot
             picked.rows[user, k] = candidates.rows[user, slot]
             picked.score[user, k] = blend[slot]
-        picked.count[user] = kept
+        picked.counts[user] = kept

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from udfs.kernel_cache import kernel
 from udfs.ranking.item_index import ItemColumns, row_of
+from udfs.ranking.rules import bought_recently
 from udfs.ranking.snapshot import StateColumns
 from udfs.user_state import MAX_BOUGHT, MAX_INTERACTIONS, MAX_SEEN
 
@@ -35,8 +36,8 @@ class History(NamedTuple):
 class Scratch(NamedTuple):
     """Arrays over all n items, used by one user after the other.
 
-    A value in `excluded` or `had_stamp` holds for the user whose number plus one it is; sums are cleared through
-    the list of rows touched.
+    A value in `excluded` or `had_stamp` holds for the user whose number plus one it is; sums are cleared
+    through the list of rows touched.
     """
 
     excluded: NDArray[np.int32]  # bought within the rebuy interval
@@ -118,7 +119,7 @@ def score_repeats(
         if row < 0:
             continue
         age_ms = max(at_ms - np.int64(states.bought_seconds[user, k]) * 1000, 0)
-        if age_ms < rebuy_after_ms:
+        if bought_recently(at_ms, states.bought_seconds[user, k], rebuy_after_ms):
             scratch.excluded[row] = stamp
         if scratch.had_stamp[row] != stamp:
             scratch.had_stamp[row] = stamp
@@ -162,7 +163,7 @@ def _due(days: float, rebuy_days: float) -> float:
 
 @kernel
 def sum_neighbours(user: int, items: ItemColumns, history: History, scratch: Scratch) -> int:
-    """Add up the neighbours of the recent items in `sums`, `peaks`, `hits`; return how many rows were touched."""
+    """Add up the recent items' neighbours in `sums`, `peaks`, `hits`; return how many rows were touched."""
     n_touched = 0
     step = np.float32(1.0)
     for j in range(history.n_recent[user]):

@@ -99,7 +99,7 @@ def best_scores(scores: NDArray[np.float32], k: int, keys: NDArray[np.uint64]) -
                 keys[found] = start + at
                 found += block[at] >= threshold
     for at in range(found):
-        row = np.int64(keys[at])
+        row = int(keys[at])
         keys[at] = order_key(scores[row], row)
     sort_top(keys, found, k)
     return min(found, k)
@@ -116,4 +116,4 @@ def _kth_maximum(scores: NDArray[np.float32], k: int, keys: NDArray[np.uint64]) 
     for at in range(GROUPS):
         keys[at] = order_key(maxima[at], at)
     sort_top(keys, GROUPS, k)
-    return maxima[row_of_key(keys[k - 1])]
+    return np.float32(maxima[row_of_key(keys[k - 1])])

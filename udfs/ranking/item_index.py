@@ -159,6 +159,11 @@ class ItemIndex:
     def __len__(self) -> int:
         return len(self.item_ids)
 
+    @property
+    def gram(self) -> NDArray[np.float32]:
+        """float32 (d, d): factors' transpose times factors."""
+        return self.factors.gram
+
     def row(self, item_hash: int) -> int:
         """Return the row of an item, -1 for one this epoch does not know."""
         columns = self.columns

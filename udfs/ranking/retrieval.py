@@ -49,7 +49,7 @@ class Candidates(NamedTuple):
     `rank` counts from 1 within a source, 0: not brought by it.
     """
 
-    count: NDArray[np.int32]  # (U,)
+    counts: NDArray[np.int32]  # (U,)
     rows: NDArray[np.int32]  # (U, C)
     embedding_score: NDArray[np.float32]
     neighbour_score: NDArray[np.float32]
@@ -94,7 +94,12 @@ def retrieve(
     users = len(states.at_ms)
     limit = min(candidates, len(index))
     settings = index.settings
-    shares = (settings.share_embedding, settings.share_neighbours, settings.share_repeat, settings.share_trending)
+    shares = (
+        settings.share_embedding,
+        settings.share_neighbours,
+        settings.share_repeat,
+        settings.share_trending,
+    )
     quotas = np.array([int(limit * share) for share in shares] + [limit], np.int64)
     found = Candidates(
         np.zeros(users, np.int32),
@@ -111,7 +116,16 @@ def retrieve(
     if len(bias):
         bias[: len(allowed)][allowed] = 0.0
     _retrieve(
-        index.columns, states, history, allowed, bias, near, quotas, rebuy_after_ms, INTERACTION_WEIGHTS, found
+        index.columns,
+        states,
+        history,
+        allowed,
+        bias,
+        near,
+        quotas,
+        rebuy_after_ms,
+        INTERACTION_WEIGHTS,
+        found,
     )
     return found
 
@@ -205,7 +219,7 @@ def _retrieve(
                         taken += 1
                         slot[row] = taken
                     found.rank[user, slot[row] - 1, source] = rank
-        found.count[user] = taken
+        found.counts[user] = taken
         for j in range(n_had):
             if slot[scratch.had[j]] > 0:
                 found.repeat_score[user, slot[scratch.had[j]] - 1] = scratch.had_score[j]
@@ -217,7 +231,9 @@ def _retrieve(
             found.neighbour_hits[user, c] = scratch.hits[row]
             if has_vector:
                 exact = len(bias) > 0
-                found.embedding_score[user, c] = scores[row] if exact else score_one(vector, items.factors, row)
+                found.embedding_score[user, c] = (
+                    scores[row] if exact else score_one(vector, items.factors, row)
+                )
         for j in range(n_touched):
             row = scratch.touched[j]
             scratch.sums[row] = np.float32(0.0)
@@ -256,7 +272,7 @@ def _take(
     slot: NDArray[np.int32],
     found: Candidates,
 ) -> int:
-    """Make the rows of the first keys candidates, or note the rank where they are; return how many there are."""
+    """Make the rows of the first keys candidates, or note their rank; return how many there are."""
     for k in range(count):
         row = row_of_key(keys[k])
         if slot[row] == 0:

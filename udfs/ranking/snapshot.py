@@ -1,7 +1,7 @@
 """What ranking gets of a user: one immutable snapshot, decoded for a whole batch into fixed arrays."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,6 +75,9 @@ class StateColumns(NamedTuple):
     embedding: NDArray[np.float32]  # (U, 64)
 
 
+_COUNTS = ("n_interactions", "n_bought", "n_seen", "n_interests", "n_arms", "dim")
+
+
 def decode_states(snapshots: Sequence[Snapshot]) -> StateColumns:
     """Decode a batch of snapshots, equal to `UserState.decode` of each.
 
@@ -97,29 +100,34 @@ def decode_states(snapshots: Sequence[Snapshot]) -> StateColumns:
     unreadable = _decode(np.frombuffer(b"".join(blobs), np.uint8), offsets, columns)
     if unreadable >= 0:
         snapshot = snapshots[unreadable]
-        raise StateError(f"snapshot of {snapshot.key}: {len(snapshot.state)} bytes are not a state of version 1")
+        raise StateError(
+            f"snapshot of {snapshot.key}: {len(snapshot.state)} bytes are not a state of version 1"
+        )
     return columns
 
 
 def _empty(users: int) -> StateColumns:
-    moments = [np.zeros(users, np.int64) for _ in range(12)]
-    counts = [np.zeros(users, np.int32) for _ in range(6)]
-    return StateColumns(
-        *moments,
-        np.zeros(users, np.float32),
-        *counts,
-        np.zeros((users, MAX_INTERACTIONS), np.uint64),
-        np.zeros((users, MAX_INTERACTIONS), np.uint32),
-        np.zeros((users, MAX_INTERACTIONS), np.uint8),
-        np.zeros((users, MAX_BOUGHT), np.uint64),
-        np.zeros((users, MAX_BOUGHT), np.uint32),
-        np.zeros((users, MAX_SEEN), np.uint64),
-        np.zeros((users, MAX_INTERESTS), np.uint32),
-        np.zeros((users, MAX_INTERESTS), np.float32),
-        np.zeros((users, MAX_ARMS), np.float32),
-        np.zeros((users, MAX_ARMS), np.float32),
-        np.zeros((users, MAX_DIM), np.float32),
-    )
+    lists: dict[str, tuple[int, Any]] = {
+        "item_hashes": (MAX_INTERACTIONS, np.uint64),
+        "item_seconds": (MAX_INTERACTIONS, np.uint32),
+        "item_types": (MAX_INTERACTIONS, np.uint8),
+        "bought_hashes": (MAX_BOUGHT, np.uint64),
+        "bought_seconds": (MAX_BOUGHT, np.uint32),
+        "seen_hashes": (MAX_SEEN, np.uint64),
+        "interest_categories": (MAX_INTERESTS, np.uint32),
+        "interest_weights": (MAX_INTERESTS, np.float32),
+        "arm_alpha": (MAX_ARMS, np.float32),
+        "arm_beta": (MAX_ARMS, np.float32),
+        "embedding": (MAX_DIM, np.float32),
+    }
+    numbers: dict[str, Any] = dict.fromkeys(_COUNTS, np.int32) | {"spend": np.float32}
+    columns: dict[str, Any] = {
+        name: np.zeros(users, numbers.get(name, np.int64))
+        for name in StateColumns._fields
+        if name not in lists
+    }
+    columns |= {name: np.zeros((users, length), dtype) for name, (length, dtype) in lists.items()}
+    return StateColumns(**columns)
 
 
 @kernel
@@ -188,7 +196,9 @@ def _decode(data: NDArray[np.uint8], offsets: NDArray[np.int64], columns: StateC
         )
         if items > MAX_INTERACTIONS or bought > MAX_BOUGHT or seen > MAX_SEEN or interests > MAX_INTERESTS:
             return user
-        size = 13 * items + 12 * bought + 8 * seen + 12 * pending + 8 * interests + 8 * arms + 2 * dim + 6 * ids
+        size = (
+            13 * items + 12 * bought + 8 * seen + 12 * pending + 8 * interests + 8 * arms + 2 * dim + 6 * ids
+        )
         if arms > MAX_ARMS or dim > MAX_DIM or stop - start != HEADER_BYTES + size:
             return user
         columns.n_interactions[user] = items

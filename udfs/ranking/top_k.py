@@ -26,7 +26,7 @@ def order_key(score: np.float32, row: int) -> np.uint64:
 @kernel
 def row_of_key(key: np.uint64) -> int:
     """Return the row that `order_key` put in."""
-    return np.int64(_ALL - np.uint32(key & np.uint64(0xFFFF_FFFF)))
+    return int(_ALL - np.uint32(key & np.uint64(0xFFFF_FFFF)))
 
 
 @kernel
@@ -62,8 +62,7 @@ def sort_top(keys: NDArray[np.uint64], count: int, k: int) -> None:
                 edge += value > pivot
             keys[high - 1] = keys[edge]
             keys[edge] = pivot
-            # Go on with the left part; the right one waits, if any of it is wanted. Keys differ, so the median
-            # of three keeps both parts from being empty, and the stack from growing past its size in practice.
+            # Go on with the left part; the right one waits, if any of it is wanted.
             if edge + 1 < k and depth < _STACK - 1:
                 lows[depth], highs[depth] = edge + 1, high
                 depth += 1

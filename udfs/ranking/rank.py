@@ -1,0 +1,246 @@
+"""Snapshots to lists: decode, retrieve, blend, features, ranker, diversity and exploration, rules.
+
+Every stage handles the whole batch with kernels that treat each user alone, so a user's list is the same, bit
+for bit, whoever is ranked with them. No clock, no network, no random state: a replay repeats it.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from struct import Struct
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from xxhash import xxh3_128_hexdigest
+
+from schemas.records import ServedItem
+from udfs.model.bundle import Bundle
+from udfs.ranking.catalogue import CatalogueView
+from udfs.ranking.exploration import Lists, fill_slots, list_seed, play_probabilities
+from udfs.ranking.feature_kernel import compute_features
+from udfs.ranking.first_stage import Finalists, pick_finalists
+from udfs.ranking.history import History
+from udfs.ranking.item_index import ItemIndex
+from udfs.ranking.retrieval import Candidates, find_history, retrieve
+from udfs.ranking.rules import check_lists
+from udfs.ranking.snapshot import Snapshot, StateColumns, decode_states
+from udfs.user_state import SOURCES, UserState
+from udfs.user_vector import refresh_embedding
+
+_REC_ID = Struct("<QqqI")
+_new_item = functools.partial(tuple.__new__, ServedItem)  # a third of the time of ServedItem(...)
+
+
+@dataclass(frozen=True, slots=True)
+class RankSettings:
+    """How to rank; the defaults are those of `flink_jobs.settings.Model`.
+
+    `candidates` and `finalists` bound the stages, `diversity` is the weight of category repetition in [0, 1],
+    `exploration_floor` the least probability of each of the five arms, `rebuy_after_ms` for how long a bought
+    item is not shown.
+    """
+
+    candidates: int = 200
+    finalists: int = 40
+    list_size: int = 10
+    diversity: float = 0.15
+    exploration_floor: float = 0.01
+    rebuy_after_ms: int = 86_400_000
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.list_size <= self.finalists <= self.candidates <= 10_000:
+            raise ValueError(
+                f"wanted 1 <= list_size <= finalists <= candidates <= 10,000, got {self.list_size}, "
+                f"{self.finalists}, {self.candidates}"
+            )
+        if not 0.0 <= self.diversity <= 1.0:
+            raise ValueError(f"diversity: wanted 0 to 1, got {self.diversity}")
+
+
+class Ranked(NamedTuple):
+    """One user's list, all of a `ServedList` that ranking decides.
+
+    `items` stand in the order of their slots; their scores are the ranker's and need not descend, because
+    diversity and exploration reorder.
+    """
+
+    rec_id: str
+    tenant: str
+    user_id: str
+    version: str
+    at_ms: int
+    epoch: int
+    model_version: str
+    index_mark: int
+    items: list[ServedItem]
+
+
+class Prepared(NamedTuple):
+    """Everything before the ranker, for U users: what training learns from, and `explain` shows."""
+
+    states: StateColumns
+    history: History
+    candidates: Candidates
+    finalists: Finalists
+    features: NDArray[np.float32]  # (U * K, F)
+
+
+def prepare(
+    index: ItemIndex,
+    snapshots: Sequence[Snapshot],
+    catalogue: CatalogueView,
+    settings: RankSettings,
+    epoch: int,
+) -> Prepared:
+    """Decode, retrieve, blend and compute features.
+
+    Parameters
+    ----------
+    index
+        The items of the epoch.
+    snapshots
+        U users; a vector of another epoch is folded in again from the interactions.
+    catalogue
+        Row-aligned with the index.
+    settings
+        Sizes and the rebuy interval.
+    epoch
+        Of the index.
+
+    Raises
+    ------
+    StateError
+        For an unreadable state.
+    """
+    states = decode_states(snapshots)
+    _refold(index, snapshots, states, epoch)
+    history = find_history(index, states)
+    candidates = retrieve(
+        index, states, history, catalogue.allowed, settings.candidates, settings.rebuy_after_ms
+    )
+    finalists = pick_finalists(index, candidates, settings.finalists)
+    features = compute_features(index, states, history, candidates, finalists, catalogue.price_log)
+    return Prepared(states, history, candidates, finalists, features)
+
+
+def rank_batch(
+    bundle: Bundle, snapshots: Sequence[Snapshot], catalogue: CatalogueView, settings: RankSettings
+) -> list[Ranked]:
+    """Rank users with one epoch of the model.
+
+    Parameters
+    ----------
+    bundle
+        The epoch. It need not be the one that a snapshot names: then the vector is folded in again, and the
+        list names the epoch that made it.
+    snapshots
+        Users in any order, any number of them.
+    catalogue
+        A view of this bundle.
+    settings
+        How to rank.
+
+    Returns
+    -------
+    list[Ranked]
+        In the order of the snapshots. A list is shorter than `list_size` only where the catalogue has no more
+        items that the rules allow.
+
+    Raises
+    ------
+    StateError
+        For an unreadable state.
+    NotFiniteScoreError
+        When the ranker answers NaN or infinity.
+    ValueError
+        For a catalogue of another bundle.
+    """
+    if catalogue.index is not bundle.items:
+        raise ValueError("the catalogue view belongs to another bundle; make one with CatalogueView(bundle)")
+    if not snapshots:
+        return []
+    prepared = prepare(bundle.items, snapshots, catalogue, settings, bundle.epoch)
+    scores = bundle.ranker.score(prepared.features, settings.finalists)
+    seeds = [list_seed(snapshot.key, snapshot.version, bundle.epoch) for snapshot in snapshots]
+    lists = fill_slots(
+        scores,
+        bundle.items.columns.category,
+        prepared.candidates,
+        prepared.finalists,
+        play_probabilities(prepared.states, settings.exploration_floor),
+        np.array(seeds, np.uint64),
+        settings.diversity,
+        settings.list_size,
+    )
+    rows = np.take_along_axis(prepared.finalists.rows, lists.places, axis=1)
+    check_lists(
+        rows,
+        lists.counts,
+        catalogue.allowed,
+        prepared.history.bought_rows,
+        prepared.states.bought_seconds,
+        prepared.states.at_ms,
+        settings.rebuy_after_ms,
+    )
+    slot_scores = np.take_along_axis(scores.reshape(len(snapshots), -1), lists.places, axis=1)
+    return _assemble(bundle, snapshots, catalogue.mark, rows, slot_scores, lists, seeds)
+
+
+def _refold(index: ItemIndex, snapshots: Sequence[Snapshot], states: StateColumns, epoch: int) -> None:
+    """Put vectors of this epoch in the place of others, by the rule and rounding that states have."""
+    stale = (states.embedding_epoch != epoch) | ((states.dim != 0) & (states.dim != index.factors.dim))
+    for user in np.flatnonzero(stale & (states.n_interactions > 0)):
+        state = refresh_embedding(UserState.decode(snapshots[user].state), index.factors, epoch)
+        vector = np.frombuffer(state.embedding, "<f2")
+        states.dim[user] = len(vector)
+        states.embedding[user, : len(vector)] = vector
+
+
+def _assemble(
+    bundle: Bundle,
+    snapshots: Sequence[Snapshot],
+    mark: int,
+    rows: NDArray[np.int32],
+    scores: NDArray[np.float32],
+    lists: Lists,
+    seeds: Sequence[int],
+) -> list[Ranked]:
+    item_ids, epoch, model_version = bundle.items.item_ids, bundle.epoch, bundle.model_version
+    hashes = bundle.items.columns.hashes[rows]
+    ranked = []
+    for user, (snapshot, seed, count, of_rows, of_scores, of_arms, of_propensity) in enumerate(
+        zip(
+            snapshots,
+            seeds,
+            lists.counts.tolist(),
+            rows.tolist(),
+            scores.tolist(),
+            lists.arms.tolist(),
+            lists.propensity.tolist(),
+            strict=True,
+        )
+    ):
+        fields = zip(
+            [item_ids[row] for row in of_rows[:count]],
+            of_scores,
+            [SOURCES[arm] for arm in of_arms],
+            of_propensity,
+            strict=False,
+        )
+        items = list(map(_new_item, fields))
+        content = _REC_ID.pack(seed, epoch, mark, count) + hashes[user, :count].tobytes()
+        ranked.append(
+            Ranked(
+                xxh3_128_hexdigest(content),
+                snapshot.tenant,
+                snapshot.user_id,
+                snapshot.version,
+                snapshot.at_ms,
+                epoch,
+                model_version,
+                mark,
+                items,
+            )
+        )
+    return ranked
