@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -20,8 +20,11 @@ from schemas.redis_keys import MODEL_WORKERS
 from schemas.refusal import Refused
 from tailrace.errors import UserError
 from tailrace.topic_scan import Record, TopicReader
-from udfs.model.bundle import Bundle, BundleRefused
 from udfs.model.manifest import MANIFEST
+from udfs.model.refusal import BundleRefused
+
+if TYPE_CHECKING:
+    from udfs.model.bundle import Bundle
 
 MODELS, ITEMS = "recs.models.v1", "recs.items.v1"
 
@@ -72,7 +75,7 @@ def open_bundle(settings: Settings, epoch: int) -> Bundle:
             "tailrace models ls; tailrace train",
         )
     try:
-        bundle = Bundle.open(path, clock=time.monotonic)
+        bundle = open_as_worker(path)
     except BundleRefused as refused:
         raise UserError(
             "TR-351",
@@ -85,6 +88,15 @@ def open_bundle(settings: Settings, epoch: int) -> Bundle:
     return bundle
 
 
+def open_as_worker(path: Path) -> Bundle:
+    """Open a bundle with every check that a worker makes; `BundleRefused` says why not."""
+    from udfs.model.bundle import (
+        Bundle,
+    )  # kernels and ONNX Runtime: a second that other commands need not wait
+
+    return Bundle.open(path, clock=time.monotonic)
+
+
 def _look_at(path: Path) -> BundleOnDisk:
     version, created_ms, items, metrics, data = "", 0, 0, {}, {}
     refusal: str | None = None
@@ -92,7 +104,7 @@ def _look_at(path: Path) -> BundleOnDisk:
         tree = json.loads((path / MANIFEST).read_bytes())
         version, created_ms, items = tree["model_version"], tree["created_ms"], tree["items"]
         metrics, data = tree["metrics"], tree["data"]
-        Bundle.open(path, clock=time.monotonic)
+        open_as_worker(path)
     except BundleRefused as refused:
         refusal = str(refused)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from flink_jobs.settings import Settings
 from schemas.codec import encode
@@ -13,7 +13,9 @@ from tailrace import model_epochs
 from tailrace.connections import control_producer, publish, store
 from tailrace.errors import ExitCode, UserError
 from tailrace.stack.flink import flink_rest
-from udfs.model.bundle import Bundle
+
+if TYPE_CHECKING:
+    from udfs.model.bundle import Bundle
 
 Say = Callable[[str], None]
 

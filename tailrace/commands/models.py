@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -71,7 +71,7 @@ def ls(config: Config = None, as_json: Json = False) -> None:
             bundle.model_version,
             str(until),
             f"{bundle.items:,}",
-            _headline(bundle.metrics),
+            headline(bundle.metrics),
         )
     console.print(table)
     for bundle in bundles:
@@ -180,18 +180,10 @@ def _active(settings: Settings) -> int | None:
     return None if epoch is None else int(epoch)
 
 
-def _headline(metrics: dict[str, object]) -> str:
-    """Give the first few numbers of the held-out metrics."""
-    found: list[str] = []
-
-    def collect(prefix: str, value: object) -> None:
-        if isinstance(value, dict):
-            for name, inner in value.items():
-                collect(f"{prefix}{name} ", inner)
-        elif isinstance(value, float) and len(found) < 3:
-            found.append(f"{prefix.strip()} {value:.3f}")
-
-    collect("", metrics.get("after_cut") or metrics.get("held_out") or {})
+def headline(metrics: dict[str, Any]) -> str:
+    """Give the figures on the held-out stretch that people compare: of this model's lists of all items."""
+    lists = metrics.get("held_out", {}).get("model", {}).get("all", {})
+    found = [f"{name.replace('_', ' ')} {lists[name]:.3f}" for name in ("hit_rate", "ndcg") if name in lists]
     return ", ".join(found)
 
 
