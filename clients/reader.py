@@ -17,7 +17,7 @@ from redis.retry import Retry
 from schemas.ids import check_id
 from schemas.records import DEFAULT_TENANT
 from schemas.redis_keys import MODEL_CURRENT, item_features_key, item_sim_key, trending_key, user_keys
-from schemas.stored_list import ERASED_FIELD, META_FIELDS, load_slots
+from schemas.stored_list import META_FIELDS, load_slots
 
 POPULAR_ITEMS: Final = 100
 
@@ -142,16 +142,16 @@ class RecommendationReader:
         check_id("tenant", tenant)
         check_id("user_id", user_id)
         keys = user_keys(tenant, user_id, self._hash_tags)
-        # In MULTI, so that list and meta are of one version. -1: the order is told by meta.
-        meta, erased, scored = self._ask(
+        # In MULTI, so that list and meta are of one version. All of it: meta tells the order. What an
+        # erasure leaves has no rec_id.
+        meta, scored = self._ask(
             lambda pipeline: (
                 pipeline.hmget(keys.meta, META_FIELDS),
-                pipeline.hget(keys.meta, ERASED_FIELD),
                 pipeline.zrevrange(keys.rec, 0, -1, withscores=True),
             )
         )
         found = {name: value or "" for name, value in zip(META_FIELDS, meta, strict=True)}
-        if erased or not found["rec_id"] or not scored:
+        if not found["rec_id"] or not scored:
             return self._popular(tenant, count)
         try:
             slots = load_slots(

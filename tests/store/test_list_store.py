@@ -162,6 +162,14 @@ def test_ties_and_any_order_come_back_as_they_were(store):
     assert outcome.served.items == items
 
 
+def test_a_tie_comes_back_in_the_list_s_order(store):
+    for offset, names in enumerate(("ab", "ba")):
+        items = tuple(ServedItem(name, 1.0, "ranker", 0.5) for name in names)
+        for state in ("kept", "equal"):
+            (outcome,) = store.put([entry(offset=offset, items=items)])
+            assert (outcome.state, outcome.served.items) == (state, items)
+
+
 def test_an_erased_user_leaves_only_a_mark(store, store_client):
     store.put([entry(), entry("u2")])
     assert store.put([EraseEntry("default", "u1", format_version(0, 1, 1))]) == [("erased", None)]

@@ -16,7 +16,7 @@ from schema_samples import FULL_EVENT, SAMPLES, VIEW
 
 from schemas import codec
 from schemas.codec import Codec, decode, decode_event, encode, encode_confluent
-from schemas.decoder import compile_decoder
+from schemas.decoder import compile_decoder, read_block
 from schemas.definitions import RELEASED, TODAY, define
 from schemas.encoder import write_long
 from schemas.records import CONSENTS, CONTROL_KINDS, EVENT_TYPES, MESSAGES, PARTS, Event, EventItem
@@ -252,6 +252,12 @@ def test_a_block_count_that_lies_is_refused_at_once(field, count, block_size):
     tracemalloc.stop()
     assert took_s < 0.05
     assert peak < 100_000
+
+
+def test_a_block_of_more_elements_than_bytes_is_refused_before_the_first_is_read():
+    assert read_block(write_long(3) + b"abc", 0) == (3, 1)
+    with pytest.raises(ValueError, match="block of 4 elements in 3 bytes"):
+        read_block(write_long(4) + b"abc", 0)
 
 
 def test_the_largest_array_that_fits_costs_bounded_time_and_memory():

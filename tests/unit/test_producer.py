@@ -41,6 +41,7 @@ class FakeProducer:
         self.full = 0
         self.errors = []
         self.stuck = False
+        self.waited_s = 0.0
 
     def produce(self, topic, value, key, on_delivery, timestamp):
         if self.full:
@@ -50,6 +51,7 @@ class FakeProducer:
         self.waiting.append((key, on_delivery))
 
     def poll(self, timeout_s):
+        self.waited_s += timeout_s
         return 0
 
     def flush(self, timeout_s):
@@ -159,6 +161,7 @@ def test_a_full_queue_is_waited_for():
     fake.full = 5
     producer.send(VIEW)
     assert len(fake.records) == 1
+    assert fake.waited_s >= 5 * 0.05  # it polls: without, nothing would leave the queue
 
 
 def test_a_queue_that_stays_full_is_an_error_after_the_limit():
