@@ -1,8 +1,7 @@
 """What the ranker learns from: the candidates and features that the rank UDF would compute at each moment.
 
 There is no second definition of a feature. A moment's state is encoded as a job writes it, and runs through
-the functions that the UDF calls: decode, retrieve, pick finalists, compute features. A test compares both
-bit for bit.
+`udfs.ranking.rank.prepare`, which the UDF calls too. A test compares both bit for bit.
 """
 
 from __future__ import annotations
@@ -18,24 +17,13 @@ from model_export.moments import Moment
 from model_export.ranker import RankingExamples
 from udfs.item_factors import ItemFactors
 from udfs.ranking.catalogue import CatalogueView
-from udfs.ranking.feature_kernel import compute_features
 from udfs.ranking.features import N_FEATURES
-from udfs.ranking.first_stage import pick_finalists
 from udfs.ranking.item_index import ItemIndex
-from udfs.ranking.retrieval import find_history, retrieve
-from udfs.ranking.snapshot import Snapshot, decode_states
+from udfs.ranking.rank import RankSettings, prepare
+from udfs.ranking.snapshot import Snapshot
 from udfs.user_vector import refresh_embedding
 
 BATCH = 500  # moments at a time: bounds the memory of candidates, and tells progress
-
-
-@dataclass(frozen=True)
-class Serving:
-    """How the workers rank: the settings of `tailrace.toml` that decide which candidates there are."""
-
-    candidates: int = 200
-    finalists: int = 40
-    rebuy_after_ms: int = 86_400_000
 
 
 @dataclass(frozen=True)
@@ -120,9 +108,8 @@ def snapshots(moments: Sequence[Moment], factors: ItemFactors, epoch: int) -> li
 
 def candidate_set(
     index: ItemIndex,
-    factors: ItemFactors,
     moments: Sequence[Moment],
-    serving: Serving,
+    settings: RankSettings,
     epoch: int,
     tell: Callable[[int], None] | None = None,
 ) -> CandidateSet:
@@ -130,11 +117,11 @@ def candidate_set(
 
     Parameters
     ----------
-    index, factors
-        The items of the epoch, for ranking and for folding users in.
+    index
+        The items of the epoch.
     moments
         m of them.
-    serving
+    settings
         How the workers rank.
     epoch
         The number that the states' vectors are tagged with.
@@ -144,25 +131,22 @@ def candidate_set(
     items = ItemRows(tuple(index.item_ids), np.asarray(index.columns.hashes))
     view = CatalogueView(index)
     row_of = {name: row for row, name in enumerate(items.ids)}
+    kept = settings.finalists
     count = np.zeros(len(moments), np.int32)
-    rows = np.zeros((len(moments), serving.finalists), np.int32)
-    features = np.zeros((len(moments) * serving.finalists, N_FEATURES), np.float32)
+    rows = np.zeros((len(moments), kept), np.int32)
+    features = np.zeros((len(moments) * kept, N_FEATURES), np.float32)
     retrieved = np.full(len(moments), np.nan)
     for start in range(0, len(moments), BATCH):
         batch = moments[start : start + BATCH]
         stop = start + len(batch)
-        states = decode_states(snapshots(batch, factors, epoch))
-        history = find_history(index, states)
-        found = retrieve(index, states, history, view.allowed, serving.candidates, serving.rebuy_after_ms)
-        picked = pick_finalists(index, found, serving.finalists)
-        count[start:stop], rows[start:stop] = picked.count, picked.rows
-        features[start * serving.finalists : stop * serving.finalists] = compute_features(
-            index, states, history, found, picked, view.price_log
-        )
+        prepared = prepare(index, snapshots(batch, index.factors, epoch), view, settings, epoch)
+        found = prepared.candidates
+        count[start:stop], rows[start:stop] = prepared.finalists.counts, prepared.finalists.rows
+        features[start * kept : stop * kept] = prepared.features
         for at, moment in enumerate(batch):
             taken = {row_of[name] for name in moment.taken if name in row_of}
             if taken:
-                candidates = set(found.rows[at, : found.count[at]].tolist())
+                candidates = set(found.rows[at, : found.counts[at]].tolist())
                 retrieved[start + at] = len(taken & candidates) / len(taken)
         if tell is not None:
             tell(stop)

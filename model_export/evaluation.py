@@ -16,10 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from model_export.baselines import Baselines
-from model_export.dataset import CandidateSet
+from model_export.dataset import BATCH, CandidateSet, snapshots
 from model_export.interactions import interactions
 from model_export.list_metrics import ListMetrics, top_rows
 from model_export.sources.event_log import EventLog
+from udfs.model.bundle import Bundle
+from udfs.ranking.catalogue import CatalogueView
+from udfs.ranking.rank import RankSettings, rank_batch
 
 Ranking = Callable[[int], list[int]]
 """Number of a moment to all its items, best first."""
@@ -50,7 +53,7 @@ def evaluate_openings(
     codes = _user_codes(log.before(cut_ms))
     baselines = Baselines.fit(data, cut_ms)
     users = [codes.get((moment.tenant, moment.user_id), -1) for moment in found.moments]
-    wanted = [frozenset(row for row in rows if row >= 0) for rows in found.taken_rows()]
+    wanted = [frozenset(taken) for taken in found.taken_rows()]
     own = [frozenset(baselines.own(user)) for user in users]
     ranked = found.ranking(scores)
     popular = top_rows(baselines.popular, len(baselines.popular))
@@ -82,11 +85,24 @@ def evaluate_within(found: CandidateSet, scores: npt.NDArray[np.float32]) -> dic
     ranked = found.ranking(scores)
     taken = found.taken_rows()
     pairs = [
-        (ranked[number], frozenset(row for row in taken[number] if row >= 0))
+        (ranked[number], frozenset(taken[number]))
         for number, moment in enumerate(found.moments)
         if moment.kind == "within"
     ]
     return ListMetrics.of(pairs).to_dict()
+
+
+def evaluate_served(bundle: Bundle, found: CandidateSet, settings: RankSettings) -> dict[str, Any]:
+    """Measure the lists as users get them: diversity and exploration cost some of the ranking."""
+    view = CatalogueView(bundle)
+    row_of = {name: row for row, name in enumerate(found.items.ids)}
+    lists: list[list[int]] = []
+    for start in range(0, len(found.moments), BATCH):
+        batch = snapshots(found.moments[start : start + BATCH], bundle.items.factors, bundle.epoch)
+        ranked = rank_batch(bundle, batch, view, settings)
+        lists.extend([row_of[item.item_id] for item in each.items] for each in ranked)
+    wanted = [frozenset(taken) for taken in found.taken_rows()]
+    return ListMetrics.of(zip(lists, wanted, strict=True)).to_dict()
 
 
 def _filtered(

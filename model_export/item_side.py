@@ -14,7 +14,6 @@ from model_export.popularity import fit_popularity
 from model_export.sources.event_log import EventLog
 from schemas.ids import category_hash
 from schemas.records import Item
-from udfs.item_factors import ItemFactors
 from udfs.model.items import ItemArrays
 
 
@@ -95,15 +94,3 @@ def fit_items(
 def item_rows(log: EventLog, catalogue: Sequence[Item]) -> ItemRows:
     """Return the rows of all items that the log's interactions or the catalogue name."""
     return ItemRows.of(sorted({*touched_items(log).ids, *(item.item_id for item in catalogue)}))
-
-
-def fold_in_factors(items: ItemArrays, settings: ItemSideSettings) -> ItemFactors:
-    """Return the item half as the keyed logic takes it, to fold users in."""
-    return ItemFactors(
-        items.item_hashes,
-        items.factors,
-        items.gram,
-        items.categories,
-        settings.factors.alpha,
-        settings.factors.regularization,
-    )

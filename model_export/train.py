@@ -24,9 +24,9 @@ import xgboost
 
 from model_export import sources
 from model_export.dataset import CandidateSet, candidate_set, ranking_examples
-from model_export.evaluation import evaluate_openings, evaluate_within
+from model_export.evaluation import evaluate_openings, evaluate_served, evaluate_within
 from model_export.interactions import DAY_MS
-from model_export.item_side import fit_items, fold_in_factors
+from model_export.item_side import fit_items
 from model_export.moments import Moment, MomentSettings, collect_moments
 from model_export.onnx_export import Export, export_ranker
 from model_export.ranker import RankingExamples, fit_ranker, importances, predict
@@ -159,7 +159,9 @@ def train(
         with work.phase("after the cut"):
             found = work.candidates(halves[-1], later)
             scores = bundle.ranker.score(found.features, found.finalists)
-            metrics = metrics | {"after_cut": evaluate_openings(log, cut_ms, found, scores)}
+            after = evaluate_openings(log, cut_ms, found, scores)
+            after["served"] = evaluate_served(bundle, found, settings.rank)
+            metrics = metrics | {"after_cut": after}
     wall_s, cpu_s = work.elapsed()
     return TrainReport(target, epoch, version, sha256, description, metrics, work.seconds, wall_s, cpu_s)
 
@@ -220,19 +222,20 @@ class _Training:
             log,
             [(first, second), (second, cut), (second, cut), (cut, max(behind, cut))],
             [chosen, chosen, measured, measured],
-            fold_in_factors(items, self.settings.items),
+            self.index(items).factors,
             self.settings.logic,
             self.rng(3),
             lambda row: self.say(row / len(log)),
         )
 
     def candidates(self, items: ItemArrays, moments: list[Moment]) -> CandidateSet:
-        index = ItemIndex.build(items, self.settings.served())
-        factors = fold_in_factors(items, self.settings.items)
         total = max(len(moments), 1)
         return candidate_set(
-            index, factors, moments, self.settings.serving, self.epoch, lambda done: self.say(done / total)
+            self.index(items), moments, self.settings.rank, self.epoch, lambda done: self.say(done / total)
         )
+
+    def index(self, items: ItemArrays) -> ItemIndex:
+        return ItemIndex.build(items, self.settings.served())
 
     def ranker(self, examples: list[RankingExamples], number: int) -> xgboost.Booster:
         trees = self.settings.ranker.trees

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from model_export.dataset import Serving
 from model_export.item_side import ItemSideSettings
 from model_export.moments import MomentSettings
 from model_export.ranker import RankerSettings
 from udfs.model.manifest import ModelSettings
+from udfs.ranking.rank import RankSettings
 from udfs.user_logic import LogicSettings
 
 
@@ -39,12 +39,12 @@ def first_stage() -> ModelSettings:
 class TrainSettings:
     """How a bundle is trained; written into its manifest.
 
-    `logic` and `serving` are the job's own: the replay keeps users as the job does, and candidates are found
+    `logic` and `rank` are the job's own: the replay keeps users as the job does, and candidates are found
     as its workers find them.
     """
 
     logic: LogicSettings = field(default_factory=LogicSettings)
-    serving: Serving = field(default_factory=Serving)
+    rank: RankSettings = field(default_factory=RankSettings)
     model: ModelSettings = field(default_factory=first_stage)
     items: ItemSideSettings = field(default_factory=ItemSideSettings)
     moments: MomentSettings = field(default_factory=MomentSettings)

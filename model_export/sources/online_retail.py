@@ -8,6 +8,7 @@ consecutive milliseconds in file order.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,12 @@ def catalogue(path: Path, before_ms: int | None = None) -> list[Item]:
 
 
 def _lines(path: Path) -> Any:
+    """Return the file's lines in time order: one table, read once for its events and its catalogues."""
+    return _read_lines(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _read_lines(path: Path, _changed_ns: int) -> Any:
     if path.suffix == ".parquet":
         lines = pd.read_parquet(path, columns=list(COLUMNS))
     else:

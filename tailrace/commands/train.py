@@ -79,14 +79,21 @@ def train(
 
 def train_settings(settings: Settings) -> TrainSettings:
     """Return how to train for these settings: users are kept and candidates found as the job does it."""
-    from model_export.dataset import Serving
     from model_export.train_settings import TrainSettings
+    from udfs.ranking.rank import RankSettings
     from udfs.user_logic import LogicSettings
 
     job, model = settings.job, settings.model
     return TrainSettings(
         logic=LogicSettings(job.session_gap_ms, job.forget_after_ms, job.shards),
-        serving=Serving(model.candidates, model.finalists, model.rebuy_after_ms),
+        rank=RankSettings(
+            model.candidates,
+            model.finalists,
+            settings.redis.list_size,
+            model.diversity,
+            model.exploration_floor,
+            model.rebuy_after_ms,
+        ),
     )
 
 
@@ -139,6 +146,10 @@ def _show(report: TrainReport) -> None:
                 table.add_row(
                     ranking if part == "all" else "", part.replace("_", " "), str(row["lists"]), *values
                 )
+        if "served" in metrics[name]:
+            row = metrics[name]["served"]
+            values = [f"{row[metric]:.3f}" for metric in METRICS]
+            table.add_row("as served", "all", str(row["lists"]), *values)
         console.print(table)
     console.print(
         f"bundle {report.path}, model {report.model_version}, manifest {report.manifest_sha256[:12]}; "
