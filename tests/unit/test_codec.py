@@ -245,9 +245,9 @@ def test_bad_symbols_branches_and_lengths_are_refused(bad):
 def test_a_block_count_that_lies_is_refused_at_once(field, count, block_size):
     bomb = event_body(**{field: write_long(count) + block_size})
     tracemalloc.start()
-    started = time.perf_counter()
+    started = time.process_time()
     assert refused(decode_event, bomb) == "undecodable"
-    took_s = time.perf_counter() - started
+    took_s = time.process_time() - started
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert took_s < 0.05
@@ -273,9 +273,10 @@ def test_the_largest_array_that_fits_costs_bounded_time_and_memory():
 
 
 def test_ten_megabytes_are_refused_unread():
-    started = time.perf_counter()
-    assert refused(decode_event, HEADER + b"\x02" * 10_000_000) == "too_large"
-    assert time.perf_counter() - started < 0.05
+    large = HEADER + b"\x02" * 10_000_000
+    started = time.process_time()
+    assert refused(decode_event, large) == "too_large"
+    assert time.process_time() - started < 0.05
     assert refused(decode_event, encode(VIEW), 20) == "too_large"
 
 
