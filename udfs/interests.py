@@ -75,14 +75,20 @@ def add_interest(
     categories += name
     weights += _pack_f32(added)
     if len(categories) > 4 * MAX_INTERESTS:
-        count = len(categories) >> 2
-        pairs = zip(
-            unpack(f"<{count}f", weights), unpack(f"<{count}I", categories), range(count), strict=True
-        )
-        drop = 4 * min(pairs)[2]
+        drop = 4 * _least(categories, weights)
         categories = categories[:drop] + categories[drop + 4 :]
         weights = weights[:drop] + weights[drop + 4 :]
     return categories, weights, base_ms
+
+
+def _least(categories: bytes, weights: bytes) -> int:
+    """Return the index of the least weight, of equal ones that of the smaller category hash."""
+    values = unpack(f"<{len(weights) >> 2}f", weights)
+    least = min(values)
+    if values.count(least) == 1:
+        return values.index(least)
+    names = unpack(f"<{len(weights) >> 2}I", categories)
+    return min((value, name, place) for place, (value, name) in enumerate(zip(values, names, strict=True)))[2]
 
 
 def weights_at(interests: Interests, at_ms: int) -> dict[int, float]:
