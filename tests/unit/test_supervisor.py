@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
@@ -45,6 +46,16 @@ def pid_of(folder: Path, name: str) -> int | None:
 
 def alive(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def guards(supervisor_pid: int) -> list[int]:
+    """The supervisor's live guards; a process may end while it is looked at."""
+    found = []
+    for child in psutil.Process(supervisor_pid).children():
+        with contextlib.suppress(psutil.Error):
+            if "tailrace.stack.guard" in child.cmdline():
+                found.append(child.pid)
+    return found
 
 
 @pytest.fixture
@@ -120,27 +131,19 @@ def test_the_kernel_ends_the_children_even_when_the_guard_is_killed_too(
 ) -> None:
     steady = pid_of(run, "steady")
     assert wait_for(lambda: len(psutil.Process(supervisor.pid).children()) == 3)
-    guard = next(
-        child
-        for child in psutil.Process(supervisor.pid).children()
-        if "tailrace.stack.guard" in child.cmdline()
-    )
+    (guard,) = guards(supervisor.pid)
     os.kill(supervisor.pid, signal.SIGSTOP)  # so that it does not start another guard
-    guard.kill()
+    os.kill(guard, signal.SIGKILL)
     os.kill(supervisor.pid, signal.SIGKILL)
     supervisor.wait(10)
     assert wait_for(lambda: not alive(steady), 2.0)
 
 
 def test_a_killed_guard_is_replaced(run: Path, supervisor: subprocess.Popen[bytes]) -> None:
-    def guards() -> list[int]:
-        found = psutil.Process(supervisor.pid).children()
-        return [child.pid for child in found if "tailrace.stack.guard" in child.cmdline()]
-
-    assert wait_for(lambda: len(guards()) == 1)
-    first = guards()
+    assert wait_for(lambda: len(guards(supervisor.pid)) == 1)
+    first = guards(supervisor.pid)
     os.kill(first[0], signal.SIGKILL)
-    assert wait_for(lambda: len(guards()) == 1 and guards() != first, 3.0)
+    assert wait_for(lambda: len(guards(supervisor.pid)) == 1 and guards(supervisor.pid) != first, 3.0)
 
 
 def test_killing_the_starter_of_a_tied_supervisor_ends_everything(run: Path) -> None:
