@@ -64,7 +64,7 @@ def ls(config: Config = None, as_json: Json = False) -> None:
         state = (
             "[red]refused[/]" if bundle.refusal else "[green]active[/]" if bundle.epoch == active else "ok"
         )
-        until = bundle.data.get("until") or bundle.data.get("cut") or _day(bundle.created_ms)
+        until = _day(bundle.data.get("cut_ms") or bundle.created_ms)
         table.add_row(
             str(bundle.epoch),
             state,
