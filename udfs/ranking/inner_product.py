@@ -1,4 +1,8 @@
-"""The embedding source: inner products of one user's vector with all items, and the best of them."""
+"""The embedding source: inner products of one user's vector with all items, and the best of them.
+
+`contract` is the one licence the compiler gets here: to multiply and add in one instruction, with one rounding
+in place of two, a third faster. No addition changes its place, and all users run the same instructions.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +15,7 @@ GROUPS = 256  # of items whose maxima bound the k-th best from below
 LANES = 16
 
 
-@kernel
+@kernel(fastmath={"contract"})
 def score_all(
     vector: NDArray[np.float32],
     transposed: NDArray[np.float32],
@@ -58,7 +62,7 @@ def score_all(
             j += 1
 
 
-@kernel
+@kernel(fastmath={"contract"})
 def score_one(vector: NDArray[np.float32], factors: NDArray[np.float32], row: int) -> np.float32:
     """Score one item: bit for bit what `score_all` gives an allowed one."""
     total = np.float32(0.0)
