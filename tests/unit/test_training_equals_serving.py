@@ -1,0 +1,215 @@
+"""The vectors that training learns from are, bit for bit, those that a job would rank with.
+
+One side is the dataset builder. The other is written here from the pieces of a job: every event through Avro,
+`UserLogic` alone, the state through its bytes after every event, snapshots in other batches, and the features
+caught where `rank_batch` hands them to the ranker.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from model_export.als import AlsSettings
+from model_export.dataset import candidate_set, ranking_examples
+from model_export.item_side import ItemSideSettings, fit_items
+from model_export.moments import Moment, MomentSettings, collect_moments
+from model_export.sources.event_log import EventLog, columns_of
+from schemas.codec import decode_event, encode
+from schemas.ids import user_key
+from schemas.records import EventItem, Item
+from schemas.validation import effective_time
+from udfs.item_factors import ItemFactors
+from udfs.model.bundle import Bundle
+from udfs.ranking.catalogue import CatalogueView
+from udfs.ranking.item_index import ItemIndex
+from udfs.ranking.rank import RankSettings, rank_batch
+from udfs.ranking.snapshot import Snapshot
+from udfs.user_logic import LogicSettings, Position, UserLogic
+from udfs.user_state import UserState
+
+DAY_MS = 86_400_000
+START_MS = 1_600_000_000_000
+CUT_MS = START_MS + 40 * DAY_MS
+EPOCH = 7
+LOGIC = LogicSettings(forget_after_ms=12 * DAY_MS)
+RANK = RankSettings(candidates=60, finalists=20)
+KINDS = (
+    "view",
+    "view",
+    "view",
+    "click",
+    "add_to_cart",
+    "purchase",
+    "search",
+    "impression",
+    "remove_from_cart",
+)
+
+
+def random_log(seed: int, n: int = 6_000, n_users: int = 60, n_items: int = 80) -> EventLog:
+    """Sessions of all event types over sixty days, with duplicates of event ids among them."""
+    rng = np.random.default_rng(seed)
+    bases = START_MS + rng.integers(0, 60 * DAY_MS, n // 6)
+    picked = rng.integers(0, len(bases), n)
+    times = np.sort(bases[picked] + rng.integers(0, 20 * 60_000, n))
+    users = [f"u{user}" for user in rng.integers(0, n_users, n).tolist()]
+    kinds = [KINDS[kind] for kind in rng.integers(0, len(KINDS), n).tolist()]
+    items = [f"item-{int(item)}" for item in np.minimum(rng.exponential(15, n), n_items - 1)]
+    ids = [f"e{number if rng.random() > 0.05 else number - 1}" for number in range(n)]
+    shown = [
+        tuple(EventItem(f"item-{int(k)}", place) for place, k in enumerate(rng.integers(0, n_items, 4)))
+        if kind == "impression"
+        else ()
+        for kind in kinds
+    ]
+    columns = columns_of(
+        n,
+        event_id=ids,
+        event_type=kinds,
+        user_id=users,
+        item_id=[
+            None if kind in ("search", "impression") else item
+            for kind, item in zip(kinds, items, strict=True)
+        ],
+        event_time=times.tolist(),
+        rec_id=[f"r{k % 50}" if kind in ("impression", "click") else None for k, kind in enumerate(kinds)],
+        items=shown,
+        value=[9.5 if kind == "purchase" else None for kind in kinds],
+    )
+    return EventLog("random", times, columns)
+
+
+@pytest.fixture(scope="module")
+def log() -> EventLog:
+    return random_log(11)
+
+
+@pytest.fixture(scope="module")
+def index(log: EventLog) -> ItemIndex:
+    catalogue = [
+        Item(f"item-{k}", "default", f"item {k}", f"category {k % 7}", None, 1.0 + k, True, False, {}, 1)
+        for k in range(0, 80, 2)
+    ]
+    settings = ItemSideSettings(AlsSettings(dimension=16))
+    return ItemIndex.build(fit_items(log, catalogue, CUT_MS, settings, np.random.default_rng(3)))
+
+
+@pytest.fixture(scope="module")
+def moments(log: EventLog, index: ItemIndex) -> list[Moment]:
+    (found,) = collect_moments(
+        log,
+        [(CUT_MS, CUT_MS + 30 * DAY_MS)],
+        [MomentSettings(sessions=400)],
+        index.factors,
+        LOGIC,
+        np.random.default_rng(0),
+    )
+    assert {moment.kind for moment in found} == {"opening", "within"}
+    assert len(found) > 200
+    return found
+
+
+class _Catching:
+    """Stands for the ranker and keeps what it is asked to score."""
+
+    def __init__(self) -> None:
+        self.features: list[np.ndarray[Any, np.dtype[np.float32]]] = []
+
+    def score(
+        self, features: np.ndarray[Any, np.dtype[np.float32]], rows_a_user: int
+    ) -> np.ndarray[Any, Any]:
+        self.features.append(features.reshape(-1, rows_a_user, features.shape[1]).copy())
+        return np.zeros(len(features), np.float32)
+
+
+class _AsServed:
+    """A bundle as `rank_batch` uses one."""
+
+    def __init__(self, index: ItemIndex) -> None:
+        self.items = index
+        self.ranker = _Catching()
+        self.epoch = EPOCH
+        self.model_version = "test"
+        self.manifest_sha256 = ""
+
+
+def states_of_a_job(log: EventLog, factors: ItemFactors) -> Iterator[tuple[str, int, bytes | None, bytes]]:
+    """Yield for every event its user, time, and the bytes of the state before and after it."""
+    keyed = UserLogic(LOGIC, {1: factors})
+    held: dict[str, bytes] = {}
+    for row, event in enumerate(log):
+        received = decode_event(encode(event), 65_536)
+        key = user_key(received.tenant, received.user_id)
+        before = held.get(key)
+        state = None if before is None else UserState.decode(before)
+        at_ms, _ = effective_time(received)
+        after = keyed.on_event(state, received, at_ms, Position(0, row), 1).state
+        assert after is not None
+        held[key] = after.encode()
+        yield key, at_ms, before, held[key]
+
+
+def test_features_of_training_are_those_that_a_job_ranks_with(
+    log: EventLog, index: ItemIndex, moments: list[Moment]
+) -> None:
+    trained = candidate_set(index, moments, RANK, EPOCH)
+    openings = {(m.key, m.at_ms): number for number, m in enumerate(moments) if m.kind == "opening"}
+    withins = {(m.key, m.at_ms): number for number, m in enumerate(moments) if m.kind == "within"}
+    snapshots: dict[int, Snapshot] = {}
+    keyed = UserLogic(LOGIC, {EPOCH: index.factors})
+    for key, at_ms, before, after in states_of_a_job(log, index.factors):
+        for number, held in ((openings.get((key, at_ms)), before), (withins.get((key, at_ms)), after)):
+            if number is not None and held is not None:
+                state = keyed.refresh_embedding(UserState.decode(held), EPOCH)
+                snapshots[number] = Snapshot(key, *key.split("/"), "", at_ms, EPOCH, state.encode())
+    assert sorted(snapshots) == list(range(len(moments)))
+    served = _AsServed(index)
+    view = CatalogueView(index)
+    order = np.random.default_rng(1).permutation(len(moments)).tolist()
+    for start in range(0, len(order), 17):
+        rank_batch(served, [snapshots[k] for k in order[start : start + 17]], view, RANK)  # type: ignore[arg-type]
+    features = np.concatenate(served.ranker.features)
+    wanted = trained.features.reshape(len(moments), RANK.finalists, -1)
+    assert features.tobytes() == wanted[order].tobytes()
+    assert len(np.unique(wanted.reshape(-1, wanted.shape[-1]), axis=0)) > len(moments)
+
+
+def test_features_survive_the_states_bytes(index: ItemIndex, moments: list[Moment]) -> None:
+    decoded = [
+        moment._replace(state=None if moment.state is None else UserState.decode(moment.state.encode()))
+        for moment in moments
+    ]
+    first, second = (candidate_set(index, given, RANK, EPOCH) for given in (moments, decoded))
+    assert first.features.tobytes() == second.features.tobytes()
+    assert first.rows.tobytes() == second.rows.tobytes()
+
+
+def test_a_moments_state_knows_nothing_of_what_was_taken_after_it(
+    log: EventLog, moments: list[Moment]
+) -> None:
+    for moment in moments:
+        assert moment.state is not None
+        assert moment.state.last_ms <= moment.at_ms
+        if moment.kind == "opening":
+            assert moment.state.last_ms < moment.at_ms
+    assert all(moment.taken for moment in moments)
+
+
+def test_labels_are_the_grades_of_what_the_session_did(index: ItemIndex, moments: list[Moment]) -> None:
+    found = candidate_set(index, moments, RANK, EPOCH)
+    examples = ranking_examples(found)
+    at = 0
+    for number, moment in enumerate(moments):
+        for row in found.rows[number, : found.count[number]].tolist():
+            assert examples.labels[at] == moment.taken.get(index.item_ids[row], 0)
+            at += 1
+    assert at == len(examples.labels)
+    assert set(examples.labels.tolist()) == {0, 1, 2, 3}
+
+
+def test_the_bundle_that_a_job_holds_has_these_parts() -> None:
+    assert {"items", "ranker", "manifest_sha256"} <= {field.name for field in dataclasses.fields(Bundle)}
