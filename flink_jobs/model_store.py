@@ -16,7 +16,6 @@ RETRY_S = 5.0
 
 class _Held(NamedTuple):
     bundle: Bundle
-    factors: ItemFactors
     item_of: dict[int, str]
 
 
@@ -40,7 +39,7 @@ class ModelStore:
     def factors(self, epoch: int) -> ItemFactors | None:
         """Give the item factors of an epoch for folding in users; None when there is no such bundle."""
         held = self._hold(epoch)
-        return None if held is None else held.factors
+        return None if held is None else held.bundle.items.factors
 
     def refusal(self, epoch: int) -> str | None:
         """Tell why an epoch cannot serve, looking at its files again; None when it can."""
@@ -64,7 +63,7 @@ class ModelStore:
         if held is not None:
             self._bundles.move_to_end(epoch)
             return held
-        refused_at, _ = self._refused.get(epoch, (-RETRY_S, ""))
+        refused_at, _ = self._refused.get(epoch, (float("-inf"), ""))
         if time.monotonic() - refused_at < RETRY_S:
             return None
         try:
@@ -74,23 +73,9 @@ class ModelStore:
             return None
         self._bundles[epoch] = held = _Held(
             bundle,
-            item_factors(bundle),
             dict(zip(bundle.items.columns.hashes.tolist(), bundle.items.item_ids, strict=True)),
         )
         while len(self._bundles) > HELD:
             self._bundles.popitem(last=False)
         return held
 
-
-def item_factors(bundle: Bundle) -> ItemFactors:
-    """Give the item side of a bundle's factor model, for folding users in."""
-    items, model = bundle.items, bundle.manifest.settings
-    columns = items.columns
-    return ItemFactors(
-        columns.hashes,
-        columns.factors,
-        items.gram,
-        columns.category,
-        model.fold_in_alpha,
-        model.fold_in_regularization,
-    )

@@ -18,7 +18,8 @@ import pandas as pd
 from pyflink.table.udf import FunctionContext, ScalarFunction
 
 from flink_jobs.catalogue_feed import CatalogueFeed
-from flink_jobs.list_store import EraseEntry, ListEntry, ListStore, connect
+from flink_jobs.list_entry import EraseEntry, ListEntry
+from flink_jobs.list_store import ListStore, connect
 from flink_jobs.model_store import ModelStore
 from flink_jobs.output_rows import COUNTS, ERASE, PRELOAD, RANK
 from flink_jobs.settings import Settings, load
@@ -26,7 +27,7 @@ from flink_jobs.user_shell import JOB
 from flink_jobs.user_view import recent_items, user_features
 from schemas.codec import Codec, encode
 from schemas.ids import split_user_key
-from schemas.records import ServedItem, ServedList
+from schemas.records import ServedList
 from schemas.redis_keys import MODEL_WORKERS
 from udfs.model.bundle import Bundle
 from udfs.ranking.rank import Ranked, RankSettings, rank_batch
@@ -188,13 +189,13 @@ class RankLists(ScalarFunction):
 def _entry(snapshot: Snapshot, ranked: Ranked, bundle: Bundle, item_of: Mapping[int, str]) -> ListEntry:
     served = ServedList(
         rec_id=ranked.rec_id,
-        tenant=snapshot.tenant,
-        user_id=snapshot.user_id,
-        version=snapshot.version,
-        event_time=snapshot.at_ms,
-        served_time=0,
-        epoch=bundle.epoch,
-        model_version=bundle.model_version,
+        tenant=ranked.tenant,
+        user_id=ranked.user_id,
+        version=ranked.version,
+        event_time=ranked.at_ms,
+        served_time=0,  # stamped by the list store
+        epoch=ranked.epoch,
+        model_version=ranked.model_version,
         variant=VARIANT,
         index_mark=ranked.index_mark,
         items=ranked.items,

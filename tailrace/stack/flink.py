@@ -87,10 +87,8 @@ def flink_command_environment(settings: Settings, java: Java | None = None) -> t
 
 
 def python_path() -> str:
-    """Return site-packages, and before it the folder of this project where it runs from a checkout."""
-    packages = Path(sysconfig.get_path("purelib"))
-    project = Path(__file__).resolve().parents[2]
-    return str(packages) if project == packages.resolve() else f"{project}:{packages}"
+    """Return site-packages alone: a job ships its own code, and a checkout in the way would hide it."""
+    return sysconfig.get_path("purelib")
 
 
 def flink_services(settings: Settings, java: Java, progress: Any = lambda line: None) -> list[Service]:

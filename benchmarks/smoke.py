@@ -1,0 +1,278 @@
+"""The figures of the whole job on one machine: throughput, cost, freshness, bytes and recovery.
+
+A stack of its own (home `<stack.home>/bench`, emptied first) runs the real broker, store, cluster, job and model;
+the load comes from another process on the same cores. Everything is read off what the job left behind:
+`recs.served.v1` for times, the kernel's accounting for CPU, the store and the checkpoint for bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import psutil
+import redis
+from confluent_kafka import Consumer, TopicPartition
+
+from flink_jobs.settings import Settings
+from schemas.codec import Codec
+from tailrace import flink_client, models
+from tailrace.stack.local import LocalStack
+
+SERVED = "recs.served.v1"
+WARM_UP_S, FRESHNESS_S, STEP_S, RECOVERY_S = 30.0, 120.0, 40.0, 45.0
+FRESHNESS_RATE = 4_000.0
+LADDER = (6_000.0, 7_000.0, 8_000.0, 10_000.0, 12_000.0)
+SUSTAINED_P99_MS = 2_000.0
+USERS = 50_000
+
+
+class Window(NamedTuple):
+    """What one load left behind.
+
+    Attributes
+    ----------
+    event_ms, served_ms
+        int64 (n,): a list's newest event and when it stood in the store, in the order of the topic.
+    load
+        What the generator says of itself.
+    cpu_s
+        CPU seconds of the TaskManagers and their UDF workers meanwhile.
+    """
+
+    event_ms: np.ndarray
+    served_ms: np.ndarray
+    load: dict[str, Any]
+    cpu_s: float
+
+    def freshness_ms(self) -> np.ndarray:
+        """Event to store, for every list written."""
+        return self.served_ms - self.event_ms
+
+
+class Bench:
+    """A running job under load.
+
+    Parameters
+    ----------
+    settings
+        Of the stack that the bench owns.
+    model
+        Folder of the bundle that serves.
+    progress
+        Takes a line of text.
+    """
+
+    def __init__(self, settings: Settings, model: Path, progress: Callable[[str], None]) -> None:
+        self.settings, self.model, self.progress = settings, model, progress
+        self.stack = LocalStack(settings)
+        self.jobmanager = flink_client.local_jobmanager(settings)
+        self._codec = Codec(settings.kafka.schema_ids)
+
+    def pids(self) -> list[int]:
+        """Process ids of the TaskManagers."""
+        return [
+            service.pid
+            for service in self.stack.status().services
+            if service.name.startswith("taskmanager") and service.pid
+        ]
+
+    def load(self, rate: float, seconds: float, meanwhile: Callable[[], None] | None = None) -> Window:
+        """Send a load, wait until its lists stand, and read them off the topic."""
+        before = self._ends()
+        cpu_before = cpu_seconds(self.pids())
+        command = [
+            sys.executable, "-m", "benchmarks.load", "--bootstrap", self.settings.kafka.bootstrap_servers,
+            "--model", str(self.model), "--rate", str(rate), "--seconds", str(seconds), "--users", str(USERS),
+        ]  # fmt: skip
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as generator:
+            if meanwhile is not None:
+                meanwhile()
+            said, _ = generator.communicate()
+        self._settle()
+        cpu_s = cpu_seconds(self.pids()) - cpu_before
+        event_ms, served_ms = self._read(before)
+        return Window(event_ms, served_ms, json.loads(said), cpu_s)
+
+    def _settle(self, quiet_s: float = 2.0, at_most_s: float = 60.0) -> None:
+        last, since = self._ends(), time.monotonic()
+        deadline = since + at_most_s
+        while time.monotonic() - since < quiet_s and time.monotonic() < deadline:
+            time.sleep(0.25)
+            now = self._ends()
+            if now != last:
+                last, since = now, time.monotonic()
+
+    def _consumer(self) -> Consumer:
+        return Consumer(
+            {
+                "bootstrap.servers": self.settings.kafka.bootstrap_servers,
+                "group.id": "tailrace-bench",
+                "enable.auto.commit": False,
+            }
+        )
+
+    def _ends(self) -> dict[int, int]:
+        consumer = self._consumer()
+        try:
+            return {
+                partition: consumer.get_watermark_offsets(TopicPartition(SERVED, partition), timeout=10)[1]
+                for partition in range(self.settings.kafka.partitions)
+            }
+        finally:
+            consumer.close()
+
+    def _read(self, before: dict[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        ends = self._ends()
+        consumer = self._consumer()
+        consumer.assign([TopicPartition(SERVED, partition, start) for partition, start in before.items()])
+        left = sum(ends.values()) - sum(before.values())
+        times: list[tuple[int, int]] = []
+        deadline = time.monotonic() + 120
+        while left > 0 and time.monotonic() < deadline:
+            for message in consumer.consume(5_000, 1.0):
+                if message.error() is None and message.offset() < ends[message.partition()]:
+                    left -= 1
+                    record = self._codec.decode("ServedList", message.value())
+                    times.append((record.event_time, record.served_time))
+        consumer.close()
+        array = np.array(times, np.int64).reshape(-1, 2)
+        return array[:, 0], array[:, 1]
+
+
+def cpu_seconds(pids: list[int]) -> float:
+    """Give user and system CPU seconds of processes and their descendants."""
+    total = 0.0
+    for pid in pids:
+        process = psutil.Process(pid)
+        for member in [process, *process.children(recursive=True)]:
+            times = member.cpu_times()
+            total += times.user + times.system
+    return total
+
+
+def percentiles(values: np.ndarray) -> dict[str, float]:
+    """Give p50, p99 and p999."""
+    return {
+        name: round(float(np.percentile(values, at)), 1)
+        for name, at in (("p50", 50), ("p99", 99), ("p999", 99.9))
+    }
+
+
+def run(settings: Settings, epoch: int, progress: Callable[[str], None]) -> dict[str, Any]:
+    """Run the whole bench and return its figures.
+
+    Parameters
+    ----------
+    settings
+        The user's; the bench changes only `stack.home`.
+    epoch
+        Of the bundle to serve, `<model.root>/<epoch>`.
+    """
+    home = settings.stack.home.resolve() / "bench"
+    root = settings.model.root.resolve()
+    settings = settings.model_copy(
+        update={
+            "stack": settings.stack.model_copy(update={"home": home}),
+            "model": settings.model.model_copy(update={"root": root}),
+        }
+    )
+    bench = Bench(settings, root / str(epoch), progress)
+    bench.stack.down(purge=True)
+    bench.stack.up(progress=progress)
+    try:
+        return _measure(bench, settings, epoch)
+    finally:
+        bench.stack.down()
+
+
+def _measure(bench: Bench, settings: Settings, epoch: int) -> dict[str, Any]:
+    store = redis.Redis.from_url(settings.redis.url)
+    models.create_topics(settings)
+    job_id = flink_client.submit(settings, "recommend", bench.jobmanager)
+    flink_client.wait_until_running(bench.jobmanager, job_id, progress=bench.progress)
+    models.activate(settings, epoch, progress=bench.progress)
+    store_empty_bytes = int(store.info("memory")["used_memory"])
+
+    bench.progress(f"warm-up: {FRESHNESS_RATE:,.0f} events/s for {WARM_UP_S:.0f} s")
+    bench.load(FRESHNESS_RATE, WARM_UP_S)
+    bench.progress(f"freshness: {FRESHNESS_RATE:,.0f} events/s for {FRESHNESS_S:.0f} s")
+    steady = bench.load(FRESHNESS_RATE, FRESHNESS_S)
+    freshness = percentiles(steady.freshness_ms())
+    bench.progress(f"freshness {freshness} ms, generator {steady.load}")
+
+    ladder = []
+    for rate in LADDER:
+        bench.progress(f"throughput: {rate:,.0f} events/s for {STEP_S:.0f} s")
+        step = bench.load(rate, STEP_S)
+        second_half = step.freshness_ms()[step.event_ms > step.event_ms.min() + STEP_S * 500]
+        ladder.append(
+            {
+                "offered_events_per_s": step.load["events_per_s"],
+                "rankings_per_s": round(len(step.event_ms) / STEP_S, 1),
+                "p99_ms": round(float(np.percentile(second_half, 99)), 1),
+                "cpu_us_per_event": round(step.cpu_s / step.load["events"] * 1e6, 1),
+            }
+        )
+        bench.progress(str(ladder[-1]))
+        if ladder[-1]["p99_ms"] > SUSTAINED_P99_MS:
+            break
+    held = [step for step in ladder if step["p99_ms"] <= SUSTAINED_P99_MS]
+    best = held[-1] if held else {"offered_events_per_s": FRESHNESS_RATE, "rankings_per_s": None}
+
+    users = sum(1 for _ in store.scan_iter("usr:rec:meta:*", count=10_000))
+    store_bytes = int(store.info("memory")["used_memory"]) - store_empty_bytes
+    state_bytes = _state_bytes(bench.jobmanager, job_id)
+    bench.progress(f"recovery: kill -9 of a TaskManager under 1,000 events/s ({users:,} users in state)")
+    recovery_s = _recovery_s(bench)
+    return {
+        "bench": "smoke",
+        "sustained_events_per_s": best["offered_events_per_s"],
+        "rankings_per_s": best["rankings_per_s"],
+        "cpu_us_per_event": round(steady.cpu_s / steady.load["events"] * 1e6, 1),
+        "freshness_ms": freshness,
+        "bytes_per_user": {"rocksdb": round(state_bytes / users), "redis": round(store_bytes / users)},
+        "recovery_s": recovery_s,
+        "users": users,
+        "generator": steady.load,
+        "ladder": ladder,
+        "cores": os.cpu_count(),
+    }
+
+
+def _state_bytes(jobmanager: str, job_id: str) -> int:
+    """Give the size of the users' state in the newest checkpoint, all of its files."""
+    deadline = time.monotonic() + 60
+    vertices = flink_client.rest(jobmanager, f"/jobs/{job_id}")["vertices"]
+    users = next(vertex["id"] for vertex in vertices if vertex["name"].startswith("users"))
+    while time.monotonic() < deadline:
+        newest = flink_client.rest(jobmanager, f"/jobs/{job_id}/checkpoints")["latest"]["completed"]
+        if newest is not None:
+            detail = flink_client.rest(jobmanager, f"/jobs/{job_id}/checkpoints/details/{newest['id']}")
+            return int(detail["tasks"][users]["state_size"])
+        time.sleep(1)
+    raise TimeoutError("no checkpoint completed within 60 s")
+
+
+def _recovery_s(bench: Bench) -> float:
+    """Kill a TaskManager and give the seconds until lists of newer events stood again."""
+    killed_ms = 0
+
+    def kill() -> None:
+        nonlocal killed_ms
+        time.sleep(10)
+        killed_ms = time.time_ns() // 1_000_000
+        os.kill(bench.pids()[0], signal.SIGKILL)
+
+    window = bench.load(1_000.0, RECOVERY_S, meanwhile=kill)
+    after = np.sort(window.served_ms[window.served_ms >= killed_ms])
+    silent = np.diff(np.concatenate([[killed_ms], after]))
+    return round(float(after[int(np.argmax(silent))] - killed_ms) / 1000, 1)
