@@ -30,6 +30,7 @@ DATA = Path(__file__).resolve().parent.parent / "datasets" / "online-retail" / "
 CUT = "2011-11-01"
 CAUGHT_UP_WITHIN_S = 180.0
 STALLED_S = 15.0
+WORKERS_WITHIN_S = 120.0
 
 
 @dataclass
@@ -153,6 +154,7 @@ class Demo:
         done = model_switch.activate(
             self.settings,
             self.epoch,
+            timeout_s=WORKERS_WITHIN_S,
             serving_timeout_s=0.0,
             say=lambda line: tell(line, None),
             progress=lambda at, of: tell("similar items, trending", at / of if of else 1.0),
