@@ -57,7 +57,7 @@ class CandidateSet:
     @property
     def finalists(self) -> int:
         """K."""
-        return self.rows.shape[1]
+        return int(self.rows.shape[1])
 
     def taken_rows(self) -> list[dict[int, int]]:
         """Return for each moment item row to grade; items that the epoch does not know are left out."""

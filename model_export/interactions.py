@@ -107,9 +107,15 @@ class Interactions:
         return self._where(self.times_ms >= start_ms)
 
     def _where(self, keep: npt.NDArray[np.bool_]) -> Interactions:
-        arrays = (self.users, self.items, self.times_ms, self.weights, self.sessions)
-        users, items, times_ms, weights, sessions = (array[keep] for array in arrays)
-        return Interactions(users, items, times_ms, weights, sessions, self.n_users, self.n_items)
+        return Interactions(
+            self.users[keep],
+            self.items[keep],
+            self.times_ms[keep],
+            self.weights[keep],
+            self.sessions[keep],
+            self.n_users,
+            self.n_items,
+        )
 
 
 def touched_items(log: EventLog) -> ItemRows:

@@ -69,7 +69,8 @@ def list_metrics(shown: Sequence[int], wanted: Set[int], k: int = K) -> tuple[fl
 
 def top_rows(scores: npt.NDArray[np.float64], k: int = K) -> list[int]:
     """Return the rows of the k highest scores; equal scores by row."""
-    return np.argsort(-scores, kind="stable")[:k].tolist()
+    rows: list[int] = np.argsort(-scores, kind="stable")[:k].tolist()
+    return rows
 
 
 def _rounded(value: float) -> float | None:

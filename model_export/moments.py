@@ -8,7 +8,7 @@ within one, after one of its events, when the stream ranks again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -219,7 +219,7 @@ def _draw(
     return np.sort(shuffled[allowed[shuffled]][: settings.sessions])
 
 
-def _taken(rows: list[int], kinds: list[str], names: list[str]) -> dict[str, int]:
+def _taken(rows: list[int], kinds: Sequence[str], names: Sequence[str]) -> dict[str, int]:
     taken: dict[str, int] = {}
     for row in rows:
         taken[names[row]] = max(taken.get(names[row], 0), GRADES[kinds[row]])

@@ -86,12 +86,12 @@ class RankingExamples:
         )
 
 
-class _Told(xgboost.callback.TrainingCallback):  # type: ignore[misc]
+class _Told(xgboost.callback.TrainingCallback):
     def __init__(self, tell: Callable[[int, float], None]) -> None:
         super().__init__()
         self._tell = tell
 
-    def after_iteration(self, model: Any, epoch: int, evals_log: dict[str, dict[str, list[float]]]) -> bool:
+    def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
         (metric,) = evals_log["learn"].values()
         self._tell(epoch + 1, float(metric[-1]))
         return False
@@ -162,9 +162,7 @@ def predict(ranker: xgboost.Booster, features: npt.NDArray[np.float32]) -> npt.N
 
 def importances(ranker: xgboost.Booster, names: tuple[str, ...]) -> dict[str, float]:
     """Return each feature's share of the total gain, largest first; unused ones are left out."""
-    gains = {
-        names[int(key[1:])]: float(gain)
-        for key, gain in ranker.get_score(importance_type="total_gain").items()
-    }
+    scores: dict[str, Any] = ranker.get_score(importance_type="total_gain")
+    gains = {names[int(key[1:])]: float(gain) for key, gain in scores.items()}
     total = sum(gains.values()) or 1.0
     return {name: round(gain / total, 4) for name, gain in sorted(gains.items(), key=lambda pair: -pair[1])}

@@ -152,7 +152,7 @@ def train(
             data=description,
             metrics=metrics,
             canary={"rows": len(canary), "chosen": "at random among the rows of the examples"},
-            ivf=build_ivf(halves[-1].factors) if len(halves[-1].item_ids) > EXACT_UP_TO_ITEMS else None,
+            ivf=_inverted_lists(halves[-1]),
         )
         bundle = Bundle.open(target, sha256)
     if later:
@@ -252,6 +252,11 @@ def _stretch_ms(settings: TrainSettings, log: EventLog, cut_ms: int) -> int:
         raise TrainingError(f"the data hold no event before the cut; they have {len(log)} events in all")
     span_ms = cut_ms - int(log.times_ms[0])
     return max(int(min(settings.stretch_days * DAY_MS, settings.stretch_share * span_ms)), 1)
+
+
+def _inverted_lists(items: ItemArrays) -> bytes | None:
+    """Return the index of a catalogue that is too large to score whole."""
+    return build_ivf(items.factors)[0] if len(items.item_ids) > EXACT_UP_TO_ITEMS else None
 
 
 def _canary(features: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.float32]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from model_export.sources.categories import category_of_title
@@ -115,8 +116,9 @@ def _read_lines(path: Path, _changed_ns: int) -> Any:
     return lines.sort_values("InvoiceDate", kind="stable")
 
 
-def _milliseconds(lines: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
-    return lines["InvoiceDate"].to_numpy("datetime64[ms]").astype(np.int64)
+def _milliseconds(lines: Any) -> npt.NDArray[np.int64]:
+    times: npt.NDArray[Any] = lines["InvoiceDate"].to_numpy("datetime64[ms]")
+    return times.astype(np.int64)
 
 
 def _reasons(lines: Any) -> Any:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
-from schemas.records import Item
 
 from model_export.sources.event_log import EventLog, columns_of, file_sha256, spread_equal_times
+from schemas.records import Item
 
 NAME = "rees46"
 COLUMNS = (
@@ -134,5 +135,6 @@ def _rows(path: Path) -> Any:
     return rows.sort_values("event_time", kind="stable")
 
 
-def _milliseconds(rows: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
-    return rows["event_time"].dt.tz_localize(None).to_numpy("datetime64[ms]").astype(np.int64)
+def _milliseconds(rows: Any) -> npt.NDArray[np.int64]:
+    times: npt.NDArray[Any] = rows["event_time"].dt.tz_localize(None).to_numpy("datetime64[ms]")
+    return times.astype(np.int64)

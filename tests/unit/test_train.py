@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from model_export import train as train_module
 from model_export.als import AlsSettings
 from model_export.item_side import ItemSideSettings
 from model_export.moments import MomentSettings
@@ -19,6 +21,7 @@ from model_export.train_settings import TrainReport, TrainSettings
 from tailrace.cli import app
 from udfs.model.bundle import Bundle, BundleRefused
 from udfs.ranking.catalogue import CatalogueView
+from udfs.ranking.ivf import IvfIndex
 from udfs.ranking.rank import RankSettings, rank_batch
 from udfs.ranking.snapshot import Snapshot
 
@@ -129,6 +132,17 @@ def test_every_phase_is_told_and_timed(report: TrainReport, told: list[tuple[str
     assert sum(cpu for _, cpu in report.phases.values()) <= report.cpu_s
 
 
+def test_a_large_catalogue_gets_inverted_lists(report: TrainReport, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = Bundle.open(report.path)
+    items = SimpleNamespace(item_ids=bundle.items.item_ids, factors=bundle.items.columns.factors)
+    assert train_module._inverted_lists(items) is None  # type: ignore[arg-type]
+    monkeypatch.setattr(train_module, "EXACT_UP_TO_ITEMS", 100)
+    serialised = train_module._inverted_lists(items)  # type: ignore[arg-type]
+    assert serialised is not None
+    n, dimension = items.factors.shape
+    assert (IvfIndex(serialised, n, dimension, 8).search(items.factors[5], 10) >= 0).sum() == 10
+
+
 def test_an_epoch_is_written_once(report: TrainReport, data: Path) -> None:
     with pytest.raises(FileExistsError, match="written once"):
         train(SETTINGS, data, UNTIL, 3, root=report.path.parent)
@@ -144,6 +158,8 @@ def test_too_few_data_are_refused_with_what_to_do(data: Path, tmp_path: Path) ->
 def test_the_command_refuses_a_file_that_is_no_event_file(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_text("a\n1\n")
-    arguments = ["train", "--data", str(path), "--until", UNTIL, "--epoch", "1"]
+    config = tmp_path / "tailrace.toml"
+    config.write_text(f"[model]\nroot = '{tmp_path}'\n")
+    arguments = ["train", "--data", str(path), "--until", UNTIL, "--epoch", "1", "--config", str(config)]
     result = CliRunner().invoke(app, arguments)
     assert "TR-501" in str(result.exception)

@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from model_export.als import AlsSettings
@@ -117,11 +118,9 @@ class _Catching:
     """Stands for the ranker and keeps what it is asked to score."""
 
     def __init__(self) -> None:
-        self.features: list[np.ndarray[Any, np.dtype[np.float32]]] = []
+        self.features: list[npt.NDArray[np.float32]] = []
 
-    def score(
-        self, features: np.ndarray[Any, np.dtype[np.float32]], rows_a_user: int
-    ) -> np.ndarray[Any, Any]:
+    def score(self, features: npt.NDArray[np.float32], rows_a_user: int) -> npt.NDArray[np.float32]:
         self.features.append(features.reshape(-1, rows_a_user, features.shape[1]).copy())
         return np.zeros(len(features), np.float32)
 
