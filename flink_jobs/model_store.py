@@ -78,4 +78,3 @@ class ModelStore:
         while len(self._bundles) > HELD:
             self._bundles.popitem(last=False)
         return held
-

@@ -10,7 +10,7 @@ from flink_jobs.shards import SHARD_FUNCTION_VERSION
 _FORMAT = 1
 
 
-class ShardMismatch(RuntimeError):
+class ShardMismatchError(RuntimeError):
     """State was written under another shard function or count; going on would lose users' states."""
 
 
@@ -76,14 +76,14 @@ class ShardRecord:
 
         Raises
         ------
-        ShardMismatch
+        ShardMismatchError
             When the state was written under another shard function, count or format.
         """
         if data is None:
             return cls(index, shards)
         written, function, count, epoch, control_seq, counts_seq, counts = json.loads(data)
         if (written, function, count) != (_FORMAT, SHARD_FUNCTION_VERSION, shards):
-            raise ShardMismatch(
+            raise ShardMismatchError(
                 f"state has format {written}, shard function {function}, {count} shards; this job has format "
                 f"{_FORMAT}, function {SHARD_FUNCTION_VERSION}, {shards} shards. Set job.shards = {count}, or "
                 "replay the topics under a new job.generation"

@@ -28,7 +28,7 @@ from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
 from flink_jobs.micro_batch import MicroBatch, RankingPace
 from flink_jobs.model_store import ModelStore
 from flink_jobs.output_rows import COUNTS, DEAD_LETTER, PRELOAD, SESSION
-from flink_jobs.prefix import EVERY_SHARD_PREFIX, SOURCE_STRIDE, SOURCES
+from flink_jobs.prefix import CONTROL, EVERY_SHARD_PREFIX, SOURCE_STRIDE, SOURCES
 from flink_jobs.settings import Settings
 from flink_jobs.shard_record import ShardRecord
 from flink_jobs.shards import shard_keys
@@ -47,6 +47,8 @@ TICK_MS = 100
 COUNTS_EVERY_MS = 1_000
 MINUTE_MS = 60_000
 WAKES_PER_CALL = 500
+
+_REFUSED = ("refused", "control_refused", "credit_refused")  # counter by source; events alone add up
 
 
 class UserShell(KeyedProcessFunction):
@@ -97,7 +99,9 @@ class UserShell(KeyedProcessFunction):
             try:
                 yield from self._apply[source](batch, key, payload, position)
             except Refused as refused:
-                batch.shard.count(f"refused_{refused.reason}")
+                if SOURCES[source] == CONTROL and key.startswith(EVERY_SHARD_PREFIX) and batch.shard.index:
+                    continue  # every shard refuses it alike, the first one reports
+                batch.shard.count(f"{_REFUSED[source]}_{refused.reason}")
                 yield _dead_letter(SOURCES[source], position, at_ms, key, payload, refused)
         yield from self._close_batch(batch, ctx, now_ms)
 

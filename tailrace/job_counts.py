@@ -46,11 +46,6 @@ class JobCounts(NamedTuple):
             name.removeprefix(prefix): count for name, count in self.total.items() if name.startswith(prefix)
         }
 
-    @property
-    def explained(self) -> int:
-        """Events, and other records, whose outcome is counted."""
-        return sum(self.total.get(name, 0) for name in OUTCOMES) + sum(self.refused.values())
-
 
 def sum_counts(fields: Mapping[str | bytes, str | bytes]) -> JobCounts:
     """Sum the shards' counts.

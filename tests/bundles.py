@@ -100,7 +100,7 @@ def onnx_model(
 def toy_trees(trees: int = 12, depth: int = 3, seed: int = 0) -> Trees:
     """Return a forest in which a greater inner product or neighbour score never lowers the score by much.
 
-    The first three splits of every tree look at the embedding, neighbour and repeat scores; deeper ones at any
+    The first three splits of every tree look at the embedding and neighbour scores; deeper ones at any
     feature, with leaves that differ little.
     """
     rng = np.random.default_rng(seed)
@@ -122,11 +122,11 @@ def toy_items(n: int = 300, dimension: int = 16, seed: int = 0) -> ItemArrays:
     """Return the items of the module's docstring, in hash order."""
     rng = np.random.default_rng(seed)
     number = np.arange(n)
-    factors = 0.05 * rng.standard_normal((n, dimension))
+    factors = 0.005 * rng.standard_normal((n, dimension))
     factors[number, number % 2] += 1.0
-    steps = np.arange(1, 21)
-    neighbours = (number[:, None] + 2 * steps) % (n - n % 2)
-    neighbours[neighbours == number[:, None]] = n - 1
+    per_item = min(20, n // 2 - 1)
+    neighbours = (number[:, None] + 2 * np.arange(1, per_item + 1)) % (n + n % 2)
+    neighbours[neighbours >= n] = 0
     prices = rng.uniform(1, 100, n)
     prices[::17] = np.nan
     rebuy = rng.uniform(1, 60, n)
@@ -140,9 +140,9 @@ def toy_items(n: int = 300, dimension: int = 16, seed: int = 0) -> ItemArrays:
         prices=prices.astype(np.float32),
         popularity=popularity.astype(np.float32),
         trending=(popularity * rng.uniform(0, 1, n)).astype(np.float32),
-        neighbour_offsets=np.arange(0, 20 * n + 1, 20, dtype=np.int64),
+        neighbour_offsets=np.arange(n + 1, dtype=np.int64) * per_item,
         neighbour_rows=neighbours.astype(np.int32).ravel(),
-        neighbour_scores=np.tile(np.linspace(1.0, 0.2, 20), n).astype(np.float32),
+        neighbour_scores=np.tile(np.linspace(1.0, 0.2, per_item), n).astype(np.float32),
         rebuy_days=rebuy.astype(np.float32),
         repeat_rate=rng.uniform(0, 0.5, n).astype(np.float32),
     ).in_hash_order()

@@ -1,0 +1,1 @@
+"""The pure core: logic, features, retrieval, ranking. No engine, clock, network or environment."""

@@ -36,9 +36,9 @@ print(
         {
             "operators": operators(env.get_execution_plan()),
             "classes": sorted(
-                node.getOperatorFactory().getStreamOperatorClass(
-                    jvm.java.lang.Thread.currentThread().getContextClassLoader()
-                ).getSimpleName()
+                node.getOperatorFactory()
+                .getStreamOperatorClass(jvm.java.lang.Thread.currentThread().getContextClassLoader())
+                .getSimpleName()
                 for node in graph.getStreamNodes()
                 if node.getOperatorFactory() is not None
             ),

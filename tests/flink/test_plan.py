@@ -17,7 +17,9 @@ def test_the_plan_keys_in_the_jvm_runs_the_logic_in_thread_mode_and_ranks_once(p
     python_calcs = [name for name in made["operators"] if name.startswith("PythonCalc")]
     assert len(python_calcs) == 1
     assert len([name for name in made["operators"] if name.startswith("WindowAggregate")]) == 1
-    assert not [name for name in made["operators"] if name.startswith("Join")], "a control record needs no state"
+    assert not [name for name in made["operators"] if name.startswith("Join")], (
+        "a control record needs no state"
+    )
 
 
 def test_operator_ids_are_the_committed_ones(plan: Plan) -> None:

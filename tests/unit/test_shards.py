@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flink_jobs.shard_record import ShardMismatch, ShardRecord
+from flink_jobs.shard_record import ShardMismatchError, ShardRecord
 from flink_jobs.shards import shard_keys, shard_of, shard_sql
 
 # As Flink 2.3.0 computes them; tests/flink/test_plan.py asks the running JVM for the same.
@@ -50,5 +50,5 @@ def test_a_shard_record_survives_its_bytes() -> None:
 
 
 def test_state_of_another_shard_count_is_refused_with_both_numbers() -> None:
-    with pytest.raises(ShardMismatch, match="32 shards; this job has .* 64 shards"):
+    with pytest.raises(ShardMismatchError, match=r"32 shards; this job has .* 64 shards"):
         ShardRecord.decode(ShardRecord(3, 32).encode(), 3, 64)

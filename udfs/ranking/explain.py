@@ -1,4 +1,4 @@
-"""Why an item stands where it stands, computed again from the snapshot: nothing is kept for it while serving."""
+"""Why an item stands where it stands, by ranking again from the snapshot: serving keeps nothing for it."""
 
 from dataclasses import dataclass
 

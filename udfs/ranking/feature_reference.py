@@ -1,7 +1,8 @@
 """`FEATURES` of one candidate in plain Python: slow, readable, and what `feature_kernel` is tested against.
 
-It starts from the state as `UserState.decode` gives it and looks everything up by item hash, so that it shares
-neither rows nor kernels with the fast path. Scores and ranks of the sources are inputs: they are retrieval's.
+It starts from the state as `UserState.decode` gives it and looks everything up by item hash, so that it
+shares neither rows nor kernels with the fast path. Scores and ranks of the sources are inputs: they are
+retrieval's.
 """
 
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ DAY_S = 86_400.0
 
 
 class SourceScores(NamedTuple):
-    """What retrieval and the first stage said of one candidate; ranks from 1, 0: not brought by the source."""
+    """What retrieval and the first stage said of one candidate; ranks from 1, 0: not brought by it."""
 
     embedding_score: float
     embedding_rank: int

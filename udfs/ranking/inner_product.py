@@ -1,7 +1,7 @@
 """The embedding source: inner products of one user's vector with all items, and the best of them.
 
-`contract` is the one licence the compiler gets here: to multiply and add in one instruction, with one rounding
-in place of two, a third faster. No addition changes its place, and all users run the same instructions.
+`contract` is the one licence the compiler gets here: to multiply and add in one instruction, with one
+rounding in place of two, a third faster. No addition changes its place, and all users run the same code.
 """
 
 import numpy as np
@@ -87,6 +87,8 @@ def best_scores(scores: NDArray[np.float32], k: int, keys: NDArray[np.uint64]) -
     keys
         uint64 (at least padded n,)
     """
+    if k <= 0:
+        return 0
     threshold = np.float32(-np.inf)
     if 2 * k <= GROUPS:
         threshold = _kth_maximum(scores, k, keys)
