@@ -60,7 +60,7 @@ def activate(
     *,
     wait: bool = True,
     timeout_s: float = 60.0,
-    serving_timeout_s: float = 15.0,
+    serving_timeout_s: float = 7.0,
     say: Say = lambda line: None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Activated:

@@ -70,12 +70,15 @@ def ls(
     for name, count in counts.most_common():
         console.print(f"  {count:>8,}  {name}: {REASONS.get(name, 'a reason of another release')}")
     table = Table(box=None, header_style="bold")
+    room = max(12, console.width - 72)
     for title in ("place", "refused at", "reason", "origin", "detail"):
-        table.add_column(title, no_wrap=title != "detail")
+        table.add_column(title, no_wrap=True)
     for letter in newest:
         sent = "redriven; " if letter.redriven_to else "came back; " if letter.came_back else ""
         at, record = _utc(letter.refused_ms), letter.letter
-        table.add_row(letter.name, at, record.reason, str(letter.origin), sent + record.detail)
+        table.add_row(
+            letter.name, at, record.reason, str(letter.origin), _shortened(sent + record.detail, room)
+        )
     console.print(table)
     console.print(
         "`tailrace dlq show PLACE` shows one; `tailrace dlq redrive --reason REASON` sends them back"
@@ -256,6 +259,10 @@ def _as_dict(letter: Letter) -> dict[str, Any]:
         "redriven_to": None if letter.redriven_to is None else str(letter.redriven_to),
         "came_back": letter.came_back,
     }
+
+
+def _shortened(text: str, room: int) -> str:
+    return text if len(text) <= room else text[: room - 1] + "…"
 
 
 def _utc(ms: int) -> str:
