@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isfinite, log1p
+from math import log1p
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from udfs.model.bundle import Bundle
 
 UNKNOWN_PRICE = -1.0  # what the feature `price` says where none is known
+MAX_PRICE = 1e12
 
 
 class CatalogueView:
@@ -63,7 +64,7 @@ class CatalogueView:
     def apply(self, item: Item) -> bool:
         """Take one item record: the whole state of the item.
 
-        A price that is absent, negative or not finite is not known.
+        A price that is absent, negative, not finite or above `MAX_PRICE` is not known.
 
         Returns
         -------
@@ -77,8 +78,8 @@ class CatalogueView:
         self.in_stock[row] = item.in_stock
         self.blocked[row] = item.blocked
         self.allowed[row] = item.in_stock and not item.blocked
-        price = float(np.float32(np.nan if item.price is None else item.price))
-        known = isfinite(price) and price >= 0
+        price = item.price
+        known = price is not None and 0.0 <= price <= MAX_PRICE
         self.price[row] = price if known else np.nan
-        self.price_log[row] = log1p(price) if known else UNKNOWN_PRICE
+        self.price_log[row] = log1p(self.price[row]) if known else UNKNOWN_PRICE
         return True
