@@ -39,7 +39,7 @@ print(
                 node.getOperatorFactory()
                 .getStreamOperatorClass(jvm.java.lang.Thread.currentThread().getContextClassLoader())
                 .getSimpleName()
-                for node in graph.getStreamNodes()
+                for node in graph.getStreamNodes().toArray()
                 if node.getOperatorFactory() is not None
             ),
             "ids": set_operator_ids(env, "recommend"),

@@ -7,25 +7,27 @@ what stands here.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from schemas.codec import Codec
-from schemas.records import DeadLetter, SessionDelta
+from schemas.ids import split_user_key
+from schemas.records import Item, SessionDelta
 from schemas.redis_keys import format_version
 from schemas.refusal import Refused
 from schemas.validation import effective_time, validate_event
 from udfs.model.bundle import Bundle
+from udfs.ranking.catalogue import CatalogueView
+from udfs.ranking.rank import Ranked, RankSettings, rank_batch
+from udfs.ranking.snapshot import Snapshot
 from udfs.user_logic import LogicSettings, Position, Urgency, UserLogic
 from udfs.user_state import UserState
 from udfs.user_vector import refresh_embedding
 
-MAX_EVENT_BYTES = 65_536
-
 
 class Row(NamedTuple):
-    """One record of the events topic."""
+    """One record of a topic as it stands there."""
 
     partition: int
     offset: int
@@ -44,12 +46,15 @@ class PlainRun:
         User key → state after all events.
     ranked
         User key → state right after the newest event that asked for a ranking: what the list is made of.
+    control_seq
+        1 + offset of the activation, or of the republish after it.
     """
 
     bundle: Bundle
-    epoch: int
     shards: int
     control_seq: int
+    max_event_bytes: int = 65_536
+    generation: int = 0
     states: dict[str, UserState] = field(default_factory=dict)
     ranked: dict[str, UserState] = field(default_factory=dict)
     deltas: list[SessionDelta] = field(default_factory=list)
@@ -57,15 +62,16 @@ class PlainRun:
     counts: Counter[str] = field(default_factory=Counter)
 
     def run(self, rows: Iterable[Row]) -> PlainRun:
-        """Apply rows in the order of partition and offset."""
-        logic = UserLogic(LogicSettings(shards=self.shards), {})
-        codec, factors = Codec({1: "Event"}), self.bundle.items.factors
-        for row in sorted(rows, key=lambda row: (row.partition, row.offset)):
+        """Apply rows in the order of partition and offset; rows of a later call come after."""
+        epoch, factors = self.bundle.epoch, self.bundle.items.factors
+        logic = UserLogic(LogicSettings(shards=self.shards), {epoch: factors})
+        codec = Codec({1: "Event"})
+        for row in sorted(rows):
             self.counts["events"] += 1
             # What the job's source makes of a missing key or value, and of a key that is not UTF-8.
             key, value = (row.key or b"").decode("utf-8", "replace"), row.value or b""
             try:
-                event = codec.decode_event(value, MAX_EVENT_BYTES)
+                event = codec.decode_event(value, self.max_event_bytes)
                 validate_event(event, key)
             except Refused as refused:
                 self.counts[f"refused_{refused.reason}"] += 1
@@ -75,26 +81,69 @@ class PlainRun:
             if clamped is not None:
                 self.counts[clamped] += 1
             position = Position(row.partition, row.offset)
-            step = logic.on_event(self.states.get(key), event, at_ms, position, self.epoch)
+            step = logic.on_event(self.states.get(key), event, at_ms, position, epoch)
             self.counts.update(step.counts)
             self.deltas.extend(step.deltas)
             if step.state is None:
-                self.states.pop(key, None)
-                self.ranked.pop(key, None)
+                self.erase(key)
                 continue
             self.states[key] = step.state
             if step.rank in (Urgency.NOW, Urgency.SOON):
                 self.ranked[key] = step.state
-        for key, state in self.ranked.items():
-            self.ranked[key] = refresh_embedding(state, factors, self.epoch)
-            self.states[key] = refresh_embedding(self.states[key], factors, self.epoch)
         return self
 
-    def version(self, state: UserState, generation: int = 0) -> str:
-        """Give the `_v` of a list made of `state`."""
-        return format_version(generation, state.newest_offset, self.control_seq)
+    def erase(self, key: str) -> None:
+        """Forget a user, as an order does."""
+        self.states.pop(key, None)
+        self.ranked.pop(key, None)
 
+    def wake_all(self, clock_ms: int) -> None:
+        """Forget whom the job forgets when its event-time clock shows `clock_ms`; lists stay."""
+        logic = UserLogic(LogicSettings(shards=self.shards), {})
+        for key, state in list(self.states.items()):
+            if logic.on_wake(state, clock_ms).state is None:
+                del self.states[key]
 
-def reasons(letters: Iterable[DeadLetter]) -> Counter[str]:
-    """Count dead letters by reason, each place in the topic once."""
-    return Counter(reason for _, reason in {((d.topic, d.partition, d.offset), d.reason) for d in letters})
+    def republish(self, control_seq: int, bundle: Bundle | None = None) -> None:
+        """Everyone's list is made anew of the state as it stands, under this order's number."""
+        self.control_seq = control_seq
+        self.bundle = bundle or self.bundle
+        self.ranked = dict(self.states)
+
+    def state_bytes(self) -> dict[str, bytes]:
+        """Give what stands in the job's state once everyone was ranked: the vector up to date."""
+        return {key: self._refreshed(state).encode() for key, state in self.states.items()}
+
+    def versions(self) -> dict[str, str]:
+        """Give the `_v` of every list."""
+        return {key: self._version(state) for key, state in self.ranked.items()}
+
+    def lists(
+        self, items: Sequence[Item], mark: int, settings: RankSettings, keys: Iterable[str] | None = None
+    ) -> dict[str, Ranked]:
+        """Rank everyone, or these, in one batch."""
+        view = CatalogueView(self.bundle)
+        for item in items:
+            view.apply(item)
+        view.mark = mark
+        snapshots = []
+        for key in self.ranked if keys is None else keys:
+            state = self._refreshed(self.ranked[key])
+            snapshots.append(
+                Snapshot(
+                    key,
+                    *split_user_key(key),
+                    self._version(state),
+                    state.last_ms,
+                    self.bundle.epoch,
+                    state.encode(),
+                )
+            )
+        ranked = rank_batch(self.bundle, snapshots, view, settings)
+        return {snapshot.key: list_ for snapshot, list_ in zip(snapshots, ranked, strict=True)}
+
+    def _refreshed(self, state: UserState) -> UserState:
+        return refresh_embedding(state, self.bundle.items.factors, self.bundle.epoch)
+
+    def _version(self, state: UserState) -> str:
+        return format_version(self.generation, state.newest_offset, self.control_seq)
