@@ -188,6 +188,12 @@ def test_interactions_stand_in_time_order_and_equal_seconds_keep_arrival_order()
     assert np.all(np.diff(np.frombuffer(state.item_seconds, "<u4").astype(int)) >= 0)
 
 
+def test_a_late_interaction_keeps_its_kind():
+    records = [event("a", "purchase", "item-1", T0), event("b", "click", "item-2", T0 - MINUTE)]
+    state = run(LOGIC, records)[-1].state
+    assert [EVENT_TYPES[code] for code in state.item_types] == ["click", "purchase"]
+
+
 def test_of_51_interactions_the_oldest_by_time_goes_even_if_it_came_last():
     records = [event(f"e{n}", item=ITEMS[n], at_ms=T0 + n * SECOND) for n in range(50)]
     state = run(LOGIC, records)[-1].state
@@ -258,6 +264,17 @@ def test_an_impression_marks_items_seen_and_its_list_unanswered_until_it_is_answ
     assert answered.pending_hashes == state.pending_hashes[8:]
 
 
+def test_a_list_shown_again_stays_unanswered_since_it_was_first_shown():
+    state = apply(None, impression("i1", ["item-1"], "rec-1")).state
+    state = apply(state, impression("i2", ["item-1"], "rec-1", T0 + HOUR)).state
+    assert (len(state.pending_hashes), state.pending_seconds) == (8, pack_u32(T0 // 1000))
+
+
+def test_a_late_impression_does_not_set_the_user_back():
+    state = run(LOGIC, [event("e1"), impression("i1", ["item-1"], "rec-1", T0 - HOUR)])[-1].state
+    assert (state.first_ms, state.last_ms) == (T0 - HOUR, T0)
+
+
 def test_the_last_four_unanswered_lists_and_64_seen_items_are_kept():
     state = None
     for number in range(6):
@@ -293,6 +310,14 @@ def test_interests_do_not_depend_on_the_order_of_arrival(entries):
     one, other = total(entries), total(entries[::-1])
     for category in one.keys() | other.keys():
         assert one.get(category, 0.0) == pytest.approx(other.get(category, 0.0), rel=1e-5, abs=1e-8)
+
+
+def test_years_of_interests_neither_overflow_nor_keep_what_vanished():
+    interests = add_interest(b"", b"", 0, 5, 1.0, 0)
+    for week in range(1_000):
+        interests = add_interest(*interests, 9, 1.0, week * 7 * DAY)
+    found = weights_at(Interests(*interests), 999 * 7 * DAY)
+    assert found == {9: pytest.approx(2.0, rel=1e-6)}
 
 
 def test_of_17_interests_the_least_goes_and_of_equal_ones_the_smaller_hash():
