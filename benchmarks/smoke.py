@@ -24,7 +24,8 @@ from confluent_kafka import Consumer, TopicPartition
 
 from flink_jobs.settings import Settings
 from schemas.codec import Codec
-from tailrace import flink_client, models
+from tailrace import flink_client, model_switch
+from tailrace.connections import ensure_topics
 from tailrace.stack.local import LocalStack
 
 SERVED = "recs.served.v1"
@@ -196,10 +197,10 @@ def run(settings: Settings, epoch: int, progress: Callable[[str], None]) -> dict
 
 def _measure(bench: Bench, settings: Settings, epoch: int) -> dict[str, Any]:
     store = redis.Redis.from_url(settings.redis.url)
-    models.create_topics(settings)
+    ensure_topics(settings)
     job_id = flink_client.submit(settings, "recommend", bench.jobmanager)
     flink_client.wait_until_running(bench.jobmanager, job_id, progress=bench.progress)
-    models.activate(settings, epoch, progress=bench.progress)
+    model_switch.activate(settings, epoch, wait=True, timeout_s=300.0, say=bench.progress)
     store_empty_bytes = int(store.info("memory")["used_memory"])
 
     bench.progress(f"warm-up: {FRESHNESS_RATE:,.0f} events/s for {WARM_UP_S:.0f} s")

@@ -7,7 +7,20 @@ import sys
 import typer
 
 from flink_jobs.settings import SettingsError
-from tailrace.commands import counts, demo, dlq, doctor, models, recs, replay, stack, submit, train, watch
+from tailrace.commands import (
+    bench,
+    counts,
+    demo,
+    dlq,
+    doctor,
+    models,
+    recs,
+    replay,
+    stack,
+    submit,
+    train,
+    watch,
+)
 from tailrace.errors import ExitCode, UserError
 
 app = typer.Typer(
@@ -19,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for commands in (demo, stack, doctor, submit, train, models, replay, recs, watch, counts, dlq):
+for commands in (demo, stack, doctor, submit, train, models, replay, recs, watch, counts, dlq, bench):
     commands.register(app)
 
 

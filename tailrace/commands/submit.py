@@ -11,6 +11,7 @@ import typer
 from flink_jobs.settings import load
 from tailrace import flink_client
 from tailrace.commands.stack import Config, Json
+from tailrace.connections import ensure_topics
 from tailrace.errors import ExitCode, UserError
 
 JOBS = ("recommend",)
@@ -48,6 +49,7 @@ def submit(
     if dry_run:
         typer.echo(shlex.join(flink_client.run_command(settings, job, target, config, savepoint)))
         return
+    ensure_topics(settings)
     running = flink_client.running_jobs(target, job)
     if running and not replace:
         raise UserError(

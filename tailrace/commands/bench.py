@@ -1,0 +1,66 @@
+"""`tailrace bench`: the figures of the job on this machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flink_jobs.settings import load
+from tailrace.commands.options import Config, Json
+from tailrace.errors import ExitCode, UserError
+from tailrace.stack.local import LocalStack
+
+commands = typer.Typer(help="Measure the job on this machine.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.add_typer(commands, name="bench")
+
+
+@commands.command()
+def smoke(
+    config: Config = None,
+    epoch: Annotated[
+        int | None, typer.Option(help="Bundle to serve; default: one trained as the demo's.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the figures to this file too.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Throughput, cost, freshness, bytes and recovery, on a stack of its own; about eight minutes."""
+    from benchmarks import smoke as bench
+    from model_export.sources.event_log import file_sha256
+    from tailrace.demo_model import ensure_bundle
+    from tailrace.demo_story import CUT, DATA
+    from tailrace.event_replay import moment_ms
+
+    settings = load(config)
+    if LocalStack(settings).running():
+        raise UserError(
+            "TR-600",
+            f"the local stack of {settings.stack.home} runs",
+            "it would share the cores and the ports of the one that is measured",
+            "tailrace down",
+            ExitCode.USAGE,
+        )
+
+    def say(line: str) -> None:
+        typer.echo(line, err=True)
+
+    if epoch is None:
+        epoch, origin = ensure_bundle(
+            settings, DATA, file_sha256(DATA), moment_ms(CUT), CUT, lambda phase, share: None
+        )
+        say(f"model: epoch {epoch}, {origin}")
+    figures = bench.run(settings, epoch, say)
+    text = json.dumps(figures)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    if not as_json:
+        for name, value in figures.items():
+            typer.echo(f"{name:>24}  {value}")
+    typer.echo(text)
