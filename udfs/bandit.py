@@ -47,7 +47,7 @@ def credit_arm(alpha: bytes, beta: bytes, arm: int, reward: float) -> tuple[byte
     """
     alphas = list(unpack(f"<{len(alpha) >> 2}f", alpha)) or list(PRIOR_ALPHA)
     betas = list(unpack(f"<{len(beta) >> 2}f", beta)) or list(PRIOR_BETA)
-    won = min(max(reward, 0.0), 1.0)
+    won = min(reward, 1.0) if reward > 0.0 else 0.0  # nan too: it would never leave the state
     more = KEEP * (alphas[arm] - PRIOR_ALPHA[arm]) + won
     less = KEEP * (betas[arm] - PRIOR_BETA[arm]) + 1.0 - won
     shrink = min(1.0, MAX_EVIDENCE / (more + less)) if more + less > 0 else 1.0

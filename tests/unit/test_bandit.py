@@ -106,6 +106,13 @@ def test_evidence_has_a_cap_and_never_falls_below_the_prior():
     assert evidence[:4].tolist() == [0, 0, 0, 0], "other arms keep the prior"
 
 
+@pytest.mark.parametrize(
+    ("reward", "counts_as"), [(1.5, 1.0), (-0.5, 0.0), (float("inf"), 1.0), (float("nan"), 0.0)]
+)
+def test_a_reward_outside_its_range_counts_as_its_nearest_end(reward, counts_as):
+    assert credit_arm(b"", b"", 4, reward) == credit_arm(b"", b"", 4, counts_as)
+
+
 def test_a_floor_that_cannot_be_kept_is_refused():
     with pytest.raises(ValueError, match=r"wanted 0 to 0\.180 for 5 arms, got 0\.2"):
         arm_probabilities(*posteriors(b"", b""), floor=0.2)
