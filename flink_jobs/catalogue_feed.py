@@ -55,11 +55,13 @@ class CatalogueFeed:
                 "group.id": "tailrace-catalogue",
                 "enable.auto.commit": False,
                 "isolation.level": "read_committed",
+                "enable.partition.eof": True,
             }
         )
         partition = TopicPartition(settings.topic_prefix + ITEMS, 0, 0)
         self._consumer.assign([partition])
-        self._read_to_end(partition)
+        self._at_end = False
+        self._read_to_end()
 
     def view(self, bundle: Bundle) -> CatalogueView:
         """Give the catalogue as seen by a bundle's rows, up to date with what the broker has sent."""
@@ -79,8 +81,8 @@ class CatalogueFeed:
         for message in messages:
             error = message.error()
             if error is not None:
-                if error.code() != KafkaError._PARTITION_EOF and not error.retriable():
-                    self.refused += 1
+                # An offset says too little: compaction and transactions leave gaps in front of the end.
+                self._at_end = self._at_end or error.code() == KafkaError._PARTITION_EOF
                 continue
             self._take(message.value(), message.offset())
         return len(messages)
@@ -103,8 +105,7 @@ class CatalogueFeed:
                 view.apply(item)
             view.mark = self.mark
 
-    def _read_to_end(self, partition: TopicPartition) -> None:
-        _, end = self._consumer.get_watermark_offsets(partition, timeout=10.0)
+    def _read_to_end(self) -> None:
         deadline_s = time.monotonic() + FIRST_READ_S
-        while self.mark < end and time.monotonic() < deadline_s:
+        while not self._at_end and time.monotonic() < deadline_s:
             self.follow(0.2)

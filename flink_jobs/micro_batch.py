@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any, NamedTuple
 
 from pyflink.common import Row
@@ -14,6 +15,8 @@ from udfs.user_logic import Step, Urgency
 from udfs.user_state import UserState
 
 MAX_RANKED_MEMORY = 200_000
+LOOKED_AT = 4
+"""Owed users looked at for each that may be ranked: a tick costs the same however many wait."""
 
 Refresh = Callable[[UserState, int], UserState]
 """Gives a state whose vector belongs to the named model epoch."""
@@ -131,7 +134,7 @@ class MicroBatch:
     def owe(self, key: str) -> None:
         """Promise the user a ranking at a later tick."""
         if key not in self.shard.pending:
-            self.shard.pending.add(key)
+            self.shard.pending[key] = None
             self._pending.put(key, b"")
 
     def owe_all(self) -> None:
@@ -141,15 +144,16 @@ class MicroBatch:
 
     def settle(self, key: str, state: UserState, now_ms: int) -> Iterator[Row]:
         """Rank an owed user in `state`, before an event that asks for no ranking changes it."""
-        if key in self.shard.pending and key not in self._due:
+        if self.shard.epoch and key in self.shard.pending and key not in self._due:
             yield self._snapshot(key, state, now_ms)
 
     def settle_due(self, now_ms: int, at_most: int) -> Iterator[Row]:
-        """Rank owed users whose turn has come."""
+        """Rank owed users whose turn has come, longest owed first, looking at a bounded number."""
         if not self.shard.epoch:
             return
-        due = [key for key in self.shard.pending if self._pace.may_rank(key, Urgency.SOON, now_ms)]
-        for key in sorted(due)[:at_most]:
+        first = list(islice(self.shard.pending, LOOKED_AT * at_most))
+        due = [key for key in first if self._pace.may_rank(key, Urgency.SOON, now_ms)]
+        for key in due[:at_most]:
             state = self.load(key)
             if state is None:
                 self._settled(key)
@@ -192,7 +196,7 @@ class MicroBatch:
 
     def _settled(self, key: str) -> None:
         if key in self.shard.pending:
-            self.shard.pending.discard(key)
+            del self.shard.pending[key]
             self._pending.remove(key)
 
     def _version(self, offset: int, control_seq: int | None = None) -> str:

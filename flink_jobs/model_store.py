@@ -42,8 +42,7 @@ class ModelStore:
         return None if held is None else held.bundle.items.factors
 
     def refusal(self, epoch: int) -> str | None:
-        """Tell why an epoch cannot serve, looking at its files again; None when it can."""
-        self._refused.pop(epoch, None)
+        """Tell why an epoch cannot serve, looked at within the last `RETRY_S`; None when it can."""
         return None if self._hold(epoch) is not None else self._refused[epoch][1]
 
     def held(self) -> list[int]:

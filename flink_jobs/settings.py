@@ -8,12 +8,13 @@ with the nearest known name.
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 ENVIRONMENT_PREFIX = "TAILRACE_"
 DEFAULT_FILE = "tailrace.toml"
@@ -44,9 +45,16 @@ class Kafka(_Section):
             4: "SessionDelta",
             5: "DeadLetter",
             6: "Control",
+            7: "Credit",
+            8: "ModelPointer",
         },
         description="Confluent header: schema id to record name",
     )
+
+    @field_validator("schema_ids", mode="before")
+    @classmethod
+    def _read_json(cls, value: Any) -> Any:
+        return json.loads(value) if isinstance(value, str) else value  # from a variable
 
 
 class Redis(_Section):
@@ -93,7 +101,7 @@ class Model(_Section):
     finalists: int = Field(40, ge=10, le=200, description="candidates that the learned ranker scores")
     diversity: float = Field(0.15, ge=0, le=1, description="MMR: weight of category repetition")
     exploration_floor: float = Field(
-        0.01, ge=0, le=0.2, description="least probability of every source at a slot"
+        0.01, ge=0, le=0.18, description="least probability of every source at a slot"
     )
     rebuy_after_ms: int = Field(86_400_000, description="a bought item is not recommended for this long")
 
@@ -127,6 +135,22 @@ class Settings(_Section):
     job: Job = Job()
     model: Model = Model()
     stack: Stack = Stack()
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Settings:
+        """Refuse here what a worker would refuse at every restart."""
+        model, redis, job = self.model, self.redis, self.job
+        if not redis.list_size <= model.finalists <= model.candidates:
+            raise ValueError(
+                "wanted redis.list_size <= model.finalists <= model.candidates, "
+                f"got {redis.list_size}, {model.finalists}, {model.candidates}"
+            )
+        if redis.retry_limit_s * 1000 >= job.checkpoint_timeout_ms:
+            raise ValueError(
+                "wanted redis.retry_limit_s below job.checkpoint_timeout_ms, "
+                f"got {redis.retry_limit_s} s and {job.checkpoint_timeout_ms} ms"
+            )
+        return self
 
 
 def load(

@@ -31,7 +31,8 @@ class ShardRecord:
     counts_seq
         Version of the published counts.
     pending
-        User keys owed a ranking: the memory copy of the job's `pending` state, not encoded here.
+        User keys owed a ranking, longest owed first: the memory copy of the job's `pending` state, not
+        encoded here.
     tick_ms, counts_sent_ms, counts_changed
         Wall-clock bookkeeping of this process, not encoded.
     """
@@ -42,7 +43,7 @@ class ShardRecord:
     control_seq: int = 0
     counts: dict[str, int] = field(default_factory=dict)
     counts_seq: int = 0
-    pending: set[str] = field(default_factory=set)
+    pending: dict[str, None] = field(default_factory=dict)
     tick_ms: int = 0
     counts_sent_ms: int = 0
     counts_changed: bool = True

@@ -30,7 +30,7 @@ def store(settings: Settings) -> Iterator[Any]:
     Raises
     ------
     UserError
-        TR-301 when it does not answer, whatever is asked of it inside.
+        TR-341 when it does not answer, whatever is asked of it inside.
     """
     url = settings.redis.url
     make = redis.RedisCluster.from_url if settings.redis.cluster else redis.Redis.from_url
@@ -53,7 +53,7 @@ def store(settings: Settings) -> Iterator[Any]:
 
 @contextmanager
 def reader(settings: Settings) -> Iterator[RecommendationReader]:
-    """Give a reader of lists; TR-301 when the store does not answer."""
+    """Give a reader of lists; TR-341 when the store does not answer."""
     try:
         with store(settings) as client:
             yield RecommendationReader(client, hash_tags=settings.redis.hash_tags)
@@ -160,7 +160,7 @@ def publish(
 
 def _store_unreachable(url: str, detail: str) -> UserError:
     return UserError(
-        "TR-301",
+        "TR-341",
         f"store at {url}: {detail}",
         "Redis or Valkey is not up, or redis.url names another",
         "tailrace up",

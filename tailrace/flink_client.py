@@ -16,6 +16,7 @@ from flink_jobs.settings import Settings
 from tailrace.errors import ExitCode, UserError
 from tailrace.stack.flink import flink_command_environment
 
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy of the environment
 _JOB_ID = re.compile(r"JobID ([0-9a-f]{32})")
 _SAVEPOINT = re.compile(r"Savepoint completed\. Path: (\S+)")
 
@@ -58,13 +59,13 @@ def submit(
     Raises
     ------
     UserError
-        TR-201 with what the client said, when the cluster did not take it.
+        TR-251 with what the client said, when the cluster did not take it.
     """
     printed = _flink(settings, run_command(settings, job, jobmanager, config, savepoint))
     found = _JOB_ID.search(printed)
     if found is None:
         raise UserError(
-            "TR-201",
+            "TR-251",
             f"{job}: the cluster at {jobmanager} did not take it:\n{_essence(printed)}",
             "the cluster is not up, or lacks the worker environment",
             f"tailrace doctor --cluster {jobmanager}",
@@ -72,22 +73,25 @@ def submit(
     return found.group(1)
 
 
-def stop_with_savepoint(settings: Settings, job_id: str, jobmanager: str, folder: Path) -> str:
+def stop_with_savepoint(settings: Settings, job_id: str, jobmanager: str, folder: Path | None = None) -> str:
     """Stop a job and return the path of its savepoint.
+
+    Parameters
+    ----------
+    folder
+        Where to; None: where the cluster's configuration says.
 
     Raises
     ------
     UserError
-        TR-202 when no savepoint was written.
+        TR-252 when no savepoint was written.
     """
     program, _ = flink_command_environment(settings)
-    printed = _flink(
-        settings,
-        [str(program), "stop", "-m", jobmanager, "--savepointPath", folder.resolve().as_uri(), job_id],
-    )
+    place = [] if folder is None else ["--savepointPath", folder.resolve().as_uri()]
+    printed = _flink(settings, [str(program), "stop", "-m", jobmanager, *place, job_id])
     found = _SAVEPOINT.search(printed)
     if found is None:
-        raise UserError("TR-202", f"job {job_id}: no savepoint was written:\n{_essence(printed)}")
+        raise UserError("TR-252", f"job {job_id}: no savepoint was written:\n{_essence(printed)}")
     return found.group(1)
 
 
@@ -97,15 +101,15 @@ def rest(jobmanager: str, path: str, method: str = "GET", timeout_s: float = 5.0
     Raises
     ------
     UserError
-        TR-203 when it does not answer.
+        TR-253 when it does not answer.
     """
     request = urllib.request.Request(f"http://{jobmanager}{path}", method=method)
     try:
-        with urllib.request.urlopen(request, timeout=timeout_s) as answer:
+        with _DIRECT.open(request, timeout=timeout_s) as answer:
             return json.loads(answer.read() or b"{}")
     except (urllib.error.URLError, OSError) as error:
         raise UserError(
-            "TR-203",
+            "TR-253",
             f"http://{jobmanager}{path}: {error}",
             "the JobManager is not up, or listens elsewhere",
             "tailrace status",
@@ -138,7 +142,7 @@ def wait_until_running(
     Raises
     ------
     UserError
-        TR-204 with the job's own exception, when it failed or did not come up in time.
+        TR-254 with the job's own exception, when it failed or did not come up in time.
     """
     deadline = time.monotonic() + timeout_s
     said = ""
@@ -157,7 +161,7 @@ def wait_until_running(
     exceptions = rest(jobmanager, f"/jobs/{job_id}/exceptions").get("exceptionHistory", {}).get("entries", [])
     text = exceptions[0]["stacktrace"] if exceptions else "no exception was reported"
     raise UserError(
-        "TR-204", f"job {job_id} does not run:\n{_essence(text)}", fix="tailrace logs taskmanager-1"
+        "TR-254", f"job {job_id} does not run:\n{_essence(text)}", fix="tailrace logs taskmanager-1"
     )
 
 

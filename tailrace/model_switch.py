@@ -50,7 +50,8 @@ def send_order(settings: Settings, kind: str, epoch: int | None = None, reason: 
 def publish_pointer(settings: Settings, bundle: Bundle, action: str) -> ModelPointer:
     """Tell of a bundle in recs.models.v1."""
     pointer = model_epochs.pointer_of(bundle, action, time.time_ns() // 1_000_000)
-    publish(settings, model_epochs.MODELS, [(pointer.model_version, encode(pointer))])
+    # The topic is compacted and must keep every activation: a rollback looks for the one before.
+    publish(settings, model_epochs.MODELS, [(f"{pointer.created_time}/{pointer.epoch}", encode(pointer))])
     return pointer
 
 

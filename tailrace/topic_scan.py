@@ -64,7 +64,7 @@ class TopicReader:
         Raises
         ------
         UserError
-            TR-300 when the broker does not answer, TR-302 when there is no such topic.
+            TR-300 when the broker does not answer, TR-342 when there is no such topic.
         """
         try:
             found = self._consumer.list_topics(self._name, timeout=5.0).topics[self._name]
@@ -72,7 +72,7 @@ class TopicReader:
             raise broker_unreachable(self._servers, str(error.args[0].str())) from error
         if found.error is not None:
             raise UserError(
-                "TR-302",
+                "TR-342",
                 f"topic {self._name}: {found.error.str()}",
                 "topics are made by the first `tailrace submit` or `tailrace replay`",
                 "tailrace replay FILE --limit 0",

@@ -98,7 +98,7 @@ def read_file(file: Path, until_ms: int | None, with_items: bool) -> tuple[Event
     Raises
     ------
     UserError
-        TR-310.
+        TR-343.
     """
     from model_export import sources  # pandas and pyarrow: half a second that other commands need not wait
 
@@ -106,7 +106,7 @@ def read_file(file: Path, until_ms: int | None, with_items: bool) -> tuple[Event
         log = sources.read(file)
         return log, sources.catalogue(file, until_ms) if with_items else []
     except sources.SourceError as error:
-        raise UserError("TR-310", str(error), exit_code=ExitCode.USAGE) from error
+        raise UserError("TR-343", str(error), exit_code=ExitCode.USAGE) from error
 
 
 def publish_catalogue(settings: Settings, items: list[Item], tenant: str | None = None) -> int:

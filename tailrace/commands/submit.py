@@ -43,7 +43,7 @@ def submit(
 ) -> None:
     """Submit a job to the local stack or to any Flink cluster."""
     if job not in JOBS:
-        raise UserError("TR-200", f"job {job!r}; there is {', '.join(JOBS)}", exit_code=ExitCode.USAGE)
+        raise UserError("TR-250", f"job {job!r}; there is {', '.join(JOBS)}", exit_code=ExitCode.USAGE)
     settings = load(config)
     target = jobmanager or flink_client.local_jobmanager(settings)
     if dry_run:
@@ -53,13 +53,14 @@ def submit(
     running = flink_client.running_jobs(target, job)
     if running and not replace:
         raise UserError(
-            "TR-205",
+            "TR-255",
             f"{job} runs already as {', '.join(running)}",
             "two of them would write the same lists",
             f"tailrace submit {job} --replace",
         )
     for job_id in running:
-        folder = settings.stack.home / "savepoints"
+        local = target == flink_client.local_jobmanager(settings)
+        folder = settings.stack.home / "savepoints" if local else None
         savepoint = flink_client.stop_with_savepoint(settings, job_id, target, folder)
         if not as_json:
             typer.echo(f"stopped {job_id} with savepoint {savepoint}")

@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from flink_jobs.settings import Settings
+from flink_jobs.settings import ENVIRONMENT_PREFIX, Settings
 from tailrace.errors import ExitCode, UserError
 from tailrace.stack.flink_config import flink_configuration
 from tailrace.stack.jars import fetch_jars, locked_jars
@@ -67,6 +67,8 @@ def flink_command_environment(settings: Settings, java: Java | None = None) -> t
     home = settings.stack.home.resolve()
     runtime = java or find_java()
     environment = {
+        # Settings and secrets: the store's password reaches the rank workers this way and no other.
+        **{name: value for name, value in os.environ.items() if name.startswith(ENVIRONMENT_PREFIX)},
         **THREAD_LIMITS,
         "PATH": f"{Path(sys.executable).parent}:{runtime.home / 'bin'}:{os.environ.get('PATH', os.defpath)}",
         "PYTHONPATH": python_path(),
