@@ -14,7 +14,7 @@ from typing import Any
 
 from flink_jobs.settings import Settings
 from tailrace.errors import ExitCode, UserError
-from tailrace.stack.flink import flink_command_environment
+from tailrace.stack.flink import flink_command_environment, prepare_flink
 
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy of the environment
 _JOB_ID = re.compile(r"JobID ([0-9a-f]{32})")
@@ -166,6 +166,8 @@ def wait_until_running(
 
 
 def _flink(settings: Settings, command: list[str]) -> str:
+    if not (settings.stack.home / "flink" / "conf").is_dir():  # no stack was ever started here
+        prepare_flink(settings)
     _, environment = flink_command_environment(settings)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     return done.stdout + done.stderr

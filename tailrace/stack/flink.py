@@ -93,13 +93,18 @@ def python_path() -> str:
     return sysconfig.get_path("purelib")
 
 
-def flink_services(settings: Settings, java: Java, progress: Any = lambda line: None) -> list[Service]:
-    """Write the lib and conf folders and return how to start the JobManager and the TaskManagers."""
-    home = settings.stack.home.resolve()
-    wheel = wheel_folder()
+def prepare_flink(settings: Settings, progress: Any = lambda line: None) -> None:
+    """Write the lib and conf folders that the programs of the local cluster and the client read."""
+    home, wheel = settings.stack.home.resolve(), wheel_folder()
     connectors = fetch_jars(settings.stack.cache.resolve(), locked_jars("flink"), progress)
     _link_libraries(home / "flink" / "lib", wheel, connectors)
     _write_conf(home / "flink" / "conf", wheel, settings)
+
+
+def flink_services(settings: Settings, java: Java, progress: Any = lambda line: None) -> list[Service]:
+    """Write the lib and conf folders and return how to start the JobManager and the TaskManagers."""
+    home = settings.stack.home.resolve()
+    prepare_flink(settings, progress)
     for folder in ("checkpoints", "savepoints", "logs", "run"):
         (home / folder).mkdir(parents=True, exist_ok=True)
     (settings.stack.cache.resolve() / "numba").mkdir(parents=True, exist_ok=True)
