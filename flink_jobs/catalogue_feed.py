@@ -10,12 +10,12 @@ import time
 from typing import TYPE_CHECKING
 
 from confluent_kafka import Consumer, KafkaError, TopicPartition
-from udfs.ranking.catalogue import CatalogueView
 
 from flink_jobs.settings import Kafka
 from schemas.codec import Codec
 from schemas.records import Item
 from schemas.refusal import Refused
+from udfs.ranking.catalogue import CatalogueView
 
 if TYPE_CHECKING:
     from udfs.model.bundle import Bundle
