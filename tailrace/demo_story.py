@@ -11,7 +11,7 @@ from confluent_kafka.admin import AdminClient
 
 from clients.reader import Recommendations
 from flink_jobs.settings import Settings
-from schemas.redis_keys import stats_key
+from schemas.redis_keys import MODEL_CURRENT, MODEL_WORKERS, stats_key
 from tailrace import flink_client, model_switch
 from tailrace.commands.replay import publish_catalogue, read_file
 from tailrace.connections import QUIET, ensure_topics, reader, store
@@ -29,7 +29,7 @@ from tailrace.topic_scan import TopicReader
 DATA = Path(__file__).resolve().parent.parent / "datasets" / "online-retail" / "online_retail.parquet"
 CUT = "2011-11-01"
 CAUGHT_UP_WITHIN_S = 180.0
-STALLED_S = 15.0
+STALLED_S = 60.0
 WORKERS_WITHIN_S = 120.0
 
 
@@ -49,6 +49,8 @@ class Memory:
         The items were published.
     runs
         Demos that came to their end.
+    job_id
+        Of the recommend job that a demo submitted last.
     """
 
     cluster: str = ""
@@ -57,6 +59,7 @@ class Memory:
     shift_ms: int | None = None
     catalogue: bool = False
     runs: int = 0
+    job_id: str = ""
 
 
 class Demo:
@@ -74,6 +77,7 @@ class Demo:
         self.limit = events
         self.stack = LocalStack(settings)
         self.epoch = 0
+        self.submitted = False
         self.memory = Memory()
         self._memory_file = self.stack.home / "demo.json"
 
@@ -97,7 +101,9 @@ class Demo:
 
     def topics(self, tell: Tell) -> str:
         """Create the topics and find out what an earlier demo left in them."""
-        created = sum(report.state == "created" for report in ensure_topics(self.settings))
+        # The shop's weeks are older than what topics keep by default, and a job must be able to read them again.
+        reports = ensure_topics(self.settings, retention_ms=-1)
+        created = sum(report.state == "created" for report in reports)
         servers = self.settings.kafka.bootstrap_servers
         cluster = AdminClient({"bootstrap.servers": servers, **QUIET}).list_topics(timeout=10).cluster_id
         self.memory = self._recall(str(cluster))
@@ -126,14 +132,37 @@ class Demo:
         return f"epoch {self.epoch}, {words[origin]}"
 
     def job(self, tell: Tell) -> str:
-        """Submit the recommend job if it does not run."""
+        """Submit the recommend job if it does not run, from where the demo's last one ended."""
         target = flink_client.local_jobmanager(self.settings)
-        if flink_client.running_jobs(target, "recommend"):
+        running = list(flink_client.running_jobs(target, "recommend"))
+        if running:
+            self.memory.job_id = running[0]
             return "was running"
+        checkpoint = self._last_checkpoint()
+        if checkpoint is not None:
+            try:
+                return f"goes on as {self._submit(target, str(checkpoint), tell)}"
+            except UserError:  # written by other code or another number of shards: the topics hold it all
+                for job_id in flink_client.running_jobs(target, "recommend"):
+                    flink_client.cancel(target, job_id)
+        with store(self.settings) as client:  # of a job that is gone: this one counts from the first event
+            client.delete(stats_key("recommend"), MODEL_WORKERS)
+        return f"runs as {self._submit(target, None, tell)}"
+
+    def _submit(self, target: str, checkpoint: str | None, tell: Tell) -> str:
         tell("flink run", None)
-        job_id = flink_client.submit(self.settings, "recommend", target, self.config)
+        job_id = flink_client.submit(self.settings, "recommend", target, self.config, checkpoint)
         flink_client.wait_until_running(target, job_id, progress=lambda line: tell(line, None))
-        return f"runs as {job_id}"
+        self.submitted = True
+        self.memory.job_id = job_id
+        self._remember()
+        return job_id
+
+    def _last_checkpoint(self) -> Path | None:
+        """Give the newest checkpoint of the job that the demo submitted last."""
+        found = (self.stack.home / "checkpoints" / (self.memory.job_id or "-")).glob("chk-*/_metadata")
+        newest = max(found, key=lambda path: int(path.parent.name.removeprefix("chk-")), default=None)
+        return None if newest is None else newest.parent
 
     def catalogue(self, tell: Tell) -> str:
         """Publish the shop's items."""
@@ -148,9 +177,12 @@ class Demo:
         """Let the model serve, once every worker has it."""
         history = activations(read_pointers(self.settings))
         with store(self.settings) as client:
-            shown = client.hget("model:current", "epoch")
-        if history and history[-1].epoch == self.epoch and shown == str(self.epoch):
-            return f"epoch {self.epoch} serves"
+            shown = client.hget(MODEL_CURRENT, "epoch")
+            if history and history[-1].epoch == self.epoch and shown == str(self.epoch):
+                if self.submitted:  # new workers load the model now, and not while somebody clicks
+                    tell("the new workers load it", None)
+                    model_switch.preload(self.settings, client, self.epoch, WORKERS_WITHIN_S)
+                return f"epoch {self.epoch} serves"
         done = model_switch.activate(
             self.settings,
             self.epoch,

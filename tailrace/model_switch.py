@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flink_jobs.settings import Settings
 from schemas.codec import encode
@@ -92,11 +92,8 @@ def activate(
     holding = 0
     with store(settings) as client:
         if wait:
-            since_ms = time.time_ns() // 1_000_000
-            send_order(settings, "preload_epoch", epoch)
-            wanted = settings.job.parallelism
-            holding = len(model_epochs.wait_for_workers(client, epoch, wanted, since_ms, timeout_s))
-            say(f"{holding} of {wanted} rank workers hold it")
+            holding = preload(settings, client, epoch, timeout_s)
+            say(f"{holding} of {settings.job.parallelism} rank workers hold it")
         since_ms = time.time_ns() // 1_000_000
         send_order(settings, "activate_epoch", epoch)
         publish_pointer(settings, bundle, "activate")
@@ -104,6 +101,20 @@ def activate(
         views = model_epochs.write_views(settings, client, bundle, progress)
         serving = wait and model_epochs.wait_until_active(client, epoch, since_ms, serving_timeout_s)
     return Activated(epoch, bundle.model_version, holding, serving, views, time.monotonic() - began_s)
+
+
+def preload(settings: Settings, client: Any, epoch: int, timeout_s: float) -> int:
+    """Have every rank worker load an epoch, and give how many said that they hold it.
+
+    Raises
+    ------
+    UserError
+        TR-352 when one refuses it, TR-353 when they do not answer in time.
+    """
+    since_ms = time.time_ns() // 1_000_000
+    send_order(settings, "preload_epoch", epoch)
+    wanted = settings.job.parallelism
+    return len(model_epochs.wait_for_workers(client, epoch, wanted, since_ms, timeout_s))
 
 
 def require_job(settings: Settings) -> None:
