@@ -7,6 +7,7 @@ holds, per slot, the item's place in ZREVRANGE as one character, and is empty wh
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import isfinite
 from typing import Final, NamedTuple
 
@@ -32,6 +33,12 @@ META_FIELDS: Final = (
     "sources",
     "order",
 )
+
+
+@lru_cache(4_096)
+def _number(value: float) -> str:
+    """The shortest text of a propensity; few differ, because most users share the prior."""
+    return repr(float(value))
 
 
 class StoredSlots(NamedTuple):
@@ -87,7 +94,7 @@ def store_slots(items: Sequence[ServedItem]) -> StoredSlots:
             order = _order(ids, scores)
             break
         previous = score
-    return StoredSlots(scored, " ".join(map(repr, map(float, propensities))), letters, order)
+    return StoredSlots(scored, " ".join(map(_number, propensities)), letters, order)
 
 
 def _order(ids: Sequence[str], scores: Sequence[float]) -> str:

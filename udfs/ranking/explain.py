@@ -9,7 +9,7 @@ from udfs.model.bundle import Bundle
 from udfs.ranking.catalogue import CatalogueView
 from udfs.ranking.exploration import fill_slots, list_seed, play_probabilities
 from udfs.ranking.features import FEATURE_NAMES
-from udfs.ranking.rank import Prepared, RankSettings, prepare
+from udfs.ranking.rank import SCORE_DECIMALS, Prepared, RankSettings, prepare
 from udfs.ranking.retrieval import RETRIEVERS
 from udfs.ranking.rules import bought_recently
 from udfs.ranking.snapshot import Snapshot
@@ -116,7 +116,7 @@ def explain(
         features={}
         if place is None
         else dict(zip(FEATURE_NAMES, found.features[place].tolist(), strict=True)),
-        score=None if place is None else float(scores[place]),
+        score=None if place is None else round(float(scores[place]), SCORE_DECIMALS),
         contributions={} if place is None else _contributions(bundle, found, place, settings),
         slot=None if slot is None else slot + 1,
         slot_source=None if slot is None else SOURCES[lists.arms[0, slot]],
