@@ -185,8 +185,8 @@ def rank_batch(
         settings.rebuy_after_ms,
     )
     slot_scores = np.take_along_axis(scores.reshape(len(snapshots), -1), lists.places, axis=1)
-    slot_scores = np.round(slot_scores.astype(np.float64), SCORE_DECIMALS)
-    return _assemble(bundle, snapshots, catalogue.mark, rows, slot_scores, lists, seeds)
+    rounded: NDArray[np.float64] = np.round(slot_scores.astype(np.float64), SCORE_DECIMALS)
+    return _assemble(bundle, snapshots, catalogue.mark, rows, rounded, lists, seeds)
 
 
 def _refold(index: ItemIndex, snapshots: Sequence[Snapshot], states: StateColumns, epoch: int) -> None:
