@@ -185,7 +185,7 @@ def rank_batch(
         settings.rebuy_after_ms,
     )
     slot_scores = np.take_along_axis(scores.reshape(len(snapshots), -1), lists.places, axis=1)
-    rounded: NDArray[np.float64] = np.round(slot_scores.astype(np.float64), SCORE_DECIMALS)
+    rounded = np.asarray(np.round(slot_scores.astype(np.float64), SCORE_DECIMALS), np.float64)
     return _assemble(bundle, snapshots, catalogue.mark, rows, rounded, lists, seeds)
 
 
