@@ -140,6 +140,13 @@ def test_from_five_known_items_on_the_vector_is_their_fold_in():
     assert refreshed.flags & FOLDED_IN
 
 
+def test_exactly_five_known_items_are_folded_in():
+    logic = user_logic()
+    four, five = (run(logic, views(count))[-1].state for count in (FOLD_IN_FROM - 1, FOLD_IN_FROM))
+    assert not logic.refresh_embedding(four, EPOCH).flags & FOLDED_IN
+    assert logic.refresh_embedding(five, EPOCH).flags & FOLDED_IN
+
+
 def test_no_known_item_gives_no_vector_and_a_missing_model_changes_nothing():
     logic = user_logic()
     state = run(logic, views(6))[-1].state
