@@ -48,6 +48,7 @@ class CatalogueFeed:
         self.mark = 0
         self._codec = codec
         self._items: dict[str, Item] = {}
+        self._changed: list[Item] = []
         self._views: dict[int, CatalogueView] = {}
         self._consumer = Consumer(
             {
@@ -62,6 +63,7 @@ class CatalogueFeed:
         self._consumer.assign([partition])
         self._at_end = False
         self._read_to_end()
+        self._changed.clear()  # what stood there before is in the store, or a republish brings it back
 
     def view(self, bundle: Bundle) -> CatalogueView:
         """Give the catalogue as seen by a bundle's rows, up to date with what the broker has sent."""
@@ -87,6 +89,11 @@ class CatalogueFeed:
             self._take(message.value(), message.offset())
         return len(messages)
 
+    def take_changes(self) -> list[Item]:
+        """Give the items that changed since the last call, in the order of the topic."""
+        changed, self._changed = self._changed, []
+        return changed
+
     def close(self) -> None:
         """Leave the broker."""
         self._consumer.close()
@@ -99,6 +106,7 @@ class CatalogueFeed:
             item = None
         if item is not None:
             self._items[item.item_id] = item
+            self._changed.append(item)
         self.mark = offset + 1
         for view in self._views.values():
             if item is not None:

@@ -16,7 +16,8 @@ from typing import Any, Final
 import redis
 
 from flink_jobs.list_entry import EraseEntry, ListEntry, Outcome, as_outcome, as_pieces
-from schemas.records import ServedList
+from flink_jobs.model_views import write_items
+from schemas.records import Item, ServedList
 from schemas.redis_keys import stats_key, user_keys
 
 __all__ = ["EraseEntry", "ListEntry", "ListStore", "Outcome", "StoreUnavailable", "connect"]
@@ -143,9 +144,20 @@ class ListStore:
 
     def put_counts(self, job: str, counts: Mapping[str, int | float | str]) -> None:
         """Store a job's counters as absolute values."""
-        if counts:
-            key = stats_key(job)
-            self._retry(lambda: self._client.hset(key, mapping=dict(counts)))
+        self.put_fields(stats_key(job), counts)
+
+    def put_fields(self, key: str, fields: Mapping[str, int | float | str]) -> None:
+        """Set fields of a HASH, waiting for the store as `put` does."""
+        if fields:
+            self._retry(lambda: self._client.hset(key, mapping=dict(fields)))
+
+    def put_items(self, items: Sequence[Item]) -> None:
+        """Store what the catalogue says of items, for readers that leave out what is out of stock."""
+        self._retry(
+            lambda: write_items(
+                self._client, items, hash_tags=self._hash_tags, cluster=self._users_per_call == 1
+            )
+        )
 
     def _put_call(self, batch: Sequence[ListEntry | EraseEntry]) -> list[Outcome]:
         keys: list[str] = []

@@ -8,6 +8,7 @@ the same store.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -15,6 +16,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+import redis
 from pyflink.table.udf import FunctionContext, ScalarFunction
 
 from flink_jobs.catalogue_feed import CatalogueFeed
@@ -57,24 +59,24 @@ class RankLists(ScalarFunction):
 
     def open(self, function_context: FunctionContext) -> None:
         """Connect to the store and read the catalogue to its end."""
-        redis, model = self._settings.redis, self._settings.model
+        store, model = self._settings.redis, self._settings.model
         password = load(environment=dict(os.environ)).redis.password
         self._client = connect(
-            redis.url, password.get_secret_value() if password is not None else None, redis.cluster
+            store.url, password.get_secret_value() if password is not None else None, store.cluster
         )
         self._store = ListStore(
             self._client,
-            ttl_s=redis.ttl_s,
-            hash_tags=redis.hash_tags,
-            cluster=redis.cluster,
-            retry_limit_s=redis.retry_limit_s,
+            ttl_s=store.ttl_s,
+            hash_tags=store.hash_tags,
+            cluster=store.cluster,
+            retry_limit_s=store.retry_limit_s,
         )
         self._models = ModelStore(model)
         self._catalogue = CatalogueFeed(self._settings.kafka, Codec(self._settings.kafka.schema_ids))
         self._rank_settings = RankSettings(
             candidates=model.candidates,
             finalists=model.finalists,
-            list_size=redis.list_size,
+            list_size=store.list_size,
             diversity=model.diversity,
             exploration_floor=model.exploration_floor,
             rebuy_after_ms=model.rebuy_after_ms,
@@ -86,7 +88,8 @@ class RankLists(ScalarFunction):
     def close(self) -> None:
         """Leave broker and store, and the list of live workers."""
         self._catalogue.close()
-        self._client.hdel(MODEL_WORKERS, self._worker)
+        with contextlib.suppress(redis.RedisError):  # the store may be what ended the task
+            self._client.hdel(MODEL_WORKERS, self._worker)
         self._client.close()
 
     def eval(
@@ -145,6 +148,9 @@ class RankLists(ScalarFunction):
             for place, list_ in zip(places, ranked, strict=True):
                 results[place] = (list_, bundle)
             self._active_epoch = bundle.epoch
+        changed = self._catalogue.take_changes()
+        if changed:
+            self._store.put_items(changed)
         done = [place for place, result in enumerate(results) if result is not None]
         outcomes = self._store.put(
             [
@@ -183,7 +189,7 @@ class RankLists(ScalarFunction):
             "store_retries": self._store.retries,
             "at_ms": time.time_ns() // 1_000_000,
         }
-        self._client.hset(MODEL_WORKERS, self._worker, json.dumps(state))
+        self._store.put_fields(MODEL_WORKERS, {self._worker: json.dumps(state)})
 
 
 def _entry(snapshot: Snapshot, ranked: Ranked, bundle: Bundle, item_of: Mapping[int, str]) -> ListEntry:

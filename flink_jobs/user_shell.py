@@ -37,7 +37,7 @@ from schemas.ids import user_key
 from schemas.records import Control, DeadLetter
 from schemas.redis_keys import format_version
 from schemas.refusal import Refused
-from schemas.validation import effective_time, validate_event
+from schemas.validation import effective_time, validate_control, validate_event
 from udfs.user_logic import LogicSettings, Position, Step, Urgency, UserLogic
 from udfs.user_state import UserState
 from udfs.user_vector import refresh_embedding
@@ -141,9 +141,9 @@ class UserShell(KeyedProcessFunction):
     def _control(self, batch: MicroBatch, key: str, payload: bytes, position: Position) -> Iterator[Row]:
         shard = batch.shard
         control = self._codec.decode("Control", payload)
+        validate_control(control, key)
         control_seq = position.offset + 1
         if not key.startswith(EVERY_SHARD_PREFIX):
-            _require_key(key, control.tenant or "default", control.user_id or "")
             state = batch.load(key)
             offset = 0 if state is None else state.newest_offset
             step = self._logic.on_control(state, control, position)
@@ -155,9 +155,11 @@ class UserShell(KeyedProcessFunction):
             if first:
                 batch.owe_all()
         elif control.kind == "preload_epoch" and control.epoch is not None:
+            self._models.factors(control.epoch)  # opened now, not while the first user waits
             yield Row(PRELOAD, key, b"", "", 0, control.epoch)
         elif control.kind == "republish":
             shard.control_seq = control_seq
+            shard.counts_changed = True  # they stand in the store too
             batch.owe_all()
         else:
             raise Refused("bad_control", f"{control.kind!r} with epoch {control.epoch!r} under key {key!r}")
@@ -188,10 +190,12 @@ class UserShell(KeyedProcessFunction):
         names = (self._wheel.get(minute) or b"").split(b"\n")
         self._wheel.remove(minute)
         clock_ms = ctx.timer_service().current_watermark()
-        for name in names[:WAKES_PER_CALL]:
+        for name in dict.fromkeys(names[:WAKES_PER_CALL]):
             state = batch.load(name.decode()) if name else None
             if state is not None:
                 step = self._logic.on_wake(state, clock_ms)
+                for counted in step.counts:
+                    batch.shard.count(counted)
                 batch.keep(name.decode(), step, state.newest_offset)
                 batch.rewake(name.decode(), step.wake_at_ms)
         if names[WAKES_PER_CALL:]:
@@ -217,7 +221,7 @@ class UserShell(KeyedProcessFunction):
         if shard is None:
             shards = self._settings.job.shards
             shard = ShardRecord.decode(self._shard.value(), self._index_of_key[key], shards)
-            shard.pending.update(self._pending.keys())
+            shard.pending.update(dict.fromkeys(self._pending.keys()))
             self._shards[key] = shard
         generation = self._settings.job.generation
         return MicroBatch(self._refresh, self._users, self._pending, shard, self._pace, generation)
