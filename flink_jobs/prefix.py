@@ -82,8 +82,9 @@ def _epoch_ms(origin: str, time: str) -> str:
 
 
 def _watermark(topic: str) -> str:
-    """Let events move the clock, and no order: one sent today while a replay of old events pauses would end
-    the time of every user in them.
+    """Let events move the clock, and no order.
+
+    One sent today, while a replay of old events pauses, would end the time of every user in them.
     """
     if topic == CONTROL:
         return "clock AS TO_TIMESTAMP_LTZ(0, 3), WATERMARK FOR clock AS clock - INTERVAL '1' SECOND"
