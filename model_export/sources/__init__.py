@@ -16,10 +16,10 @@ from types import ModuleType
 from typing import IO
 
 import pyarrow.parquet as pq
-from schemas.records import Item
 
 from model_export.sources import native, online_retail, rees46
 from model_export.sources.event_log import EventLog, SourceError
+from schemas.records import Item
 
 SOURCES: tuple[ModuleType, ...] = (online_retail, rees46)
 
