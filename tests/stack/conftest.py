@@ -1,0 +1,121 @@
+"""One stack for the whole session, two small real bundles, and a shop whose job runs from test to test."""
+
+from __future__ import annotations
+
+import socket
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from flink_jobs.settings import Settings, load
+from model_export.als import AlsSettings
+from model_export.item_side import ItemSideSettings
+from model_export.moments import MomentSettings
+from model_export.ranker import RankerSettings
+from model_export.train import train
+from model_export.train_settings import TrainSettings
+from tailrace.stack import LocalStack
+from tailrace.stack.local import PORT_SETTINGS
+from tests.stack.deployment import Deployment
+from tests.stack.running_shop import RunningShop
+from tests.stack.shop import CUT, DATA
+from udfs.model.bundle import Bundle
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # PyFlink's own, while it is imported
+    import flink_jobs.submit  # noqa: F401
+
+TRAINING = TrainSettings(
+    items=ItemSideSettings(AlsSettings(dimension=16, iterations=5)),
+    moments=MomentSettings(sessions=400),
+    ranker=RankerSettings(trees=15),
+    stretch_days=21.0,
+)
+EPOCHS = (1, 2)
+
+
+class SharedStack(Deployment):
+    """The stack, and as a deployment the one without a topic prefix.
+
+    Two slots take one job at a time: `use` stops the one that runs, with a savepoint, before it starts
+    another or goes on with it.
+    """
+
+    def __init__(self, stack: LocalStack, settings: Settings, folder: Path) -> None:
+        super().__init__(stack, settings, folder / "default")
+        self._folder = folder
+        self._deployments: dict[str, Deployment] = {"": self}
+
+    def deployment(self, name: str, **job: object) -> Deployment:
+        """Give the deployment of this topic prefix, made when asked for first, with its own database."""
+        if name not in self._deployments:
+            number = len(self._deployments)
+            given = self.settings.model_dump(exclude_unset=True)
+            given["kafka"]["topic_prefix"] = f"{name}."
+            given["redis"]["url"] = f"{self.settings.redis.url.rsplit('/', 1)[0]}/{number}"
+            given["job"].update(job)
+            settings = load(environment={}, **given)
+            self._deployments[name] = Deployment(self.stack, settings, self._folder / name)
+        return self._deployments[name]
+
+    def use(self, wanted: Deployment) -> Deployment:
+        """Let the job of one deployment run, and no other."""
+        for other in self._deployments.values():
+            if other is not wanted and other.job_id is not None:
+                other.stop()
+        if wanted.job_id is None:
+            wanted.submit(wanted.savepoint)
+        return wanted
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Bundle]:
+    """Two epochs of one catalogue, learnt from equal data with other seeds."""
+    root = tmp_path_factory.mktemp("models")
+    lines = pd.read_parquet(DATA)
+    data = root / "before-the-cut.parquet"
+    lines[lines["InvoiceDate"] < CUT].to_parquet(data)
+    for epoch in EPOCHS:
+        train(TRAINING, data, CUT, epoch, root=root, seed=epoch)
+    return {epoch: Bundle.open(root / str(epoch)) for epoch in EPOCHS}
+
+
+@pytest.fixture(scope="session")
+def stack(bundles: dict[int, Bundle], tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedStack]:
+    """The shared stack; no job runs until a test submits or uses one."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in PORT_SETTINGS]
+    ports = {name: each.getsockname()[1] for name, each in zip(PORT_SETTINGS, sockets, strict=True)}
+    for each in sockets:
+        each.close()
+    home = tmp_path_factory.mktemp("stack")
+    given: dict[str, dict[str, Any]] = {
+        "stack": {"home": str(home / "home"), **ports},
+        # Kept for good: the shop's events are of 2011.
+        "kafka": {"bootstrap_servers": f"127.0.0.1:{ports['kafka_port']}", "retention_ms": -1},
+        "redis": {"url": f"redis://127.0.0.1:{ports['redis_port']}/0"},
+        "job": {"checkpoint_interval_ms": 3_000, "max_interval_ms": 2_000},
+        "model": {"root": str(bundles[1].path.parent)},
+    }
+    settings = load(environment={}, **given)
+    local = LocalStack(settings)
+    try:
+        assert local.up(tied=True)
+        yield SharedStack(local, settings, home)
+    finally:
+        local.down(purge=True)
+
+
+@pytest.fixture(scope="session")
+def _shop(stack: SharedStack, bundles: dict[int, Bundle]) -> RunningShop:
+    return RunningShop(stack.deployment("shop"), bundles, stack.use)
+
+
+@pytest.fixture
+def shop(_shop: RunningShop) -> RunningShop:
+    """A shop whose job runs with epoch 1, in step with its plain run."""
+    _shop.ready()
+    return _shop
