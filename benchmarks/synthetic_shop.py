@@ -15,8 +15,8 @@ from udfs.model.bundle import Bundle
 from udfs.model.bundle_writer import write_bundle
 from udfs.model.items import ItemArrays
 from udfs.ranking.catalogue import CatalogueView
+from udfs.ranking.inverted_lists import build_ivf
 from udfs.ranking.item_index import EXACT_UP_TO_ITEMS, ItemIndex
-from udfs.ranking.ivf import build_ivf
 from udfs.ranking.rank import RankSettings, prepare
 from udfs.ranking.snapshot import Snapshot
 from udfs.user_state import EMPTY, EVENT_TYPES
@@ -25,6 +25,7 @@ from udfs.user_vector import refresh_embedding
 NOW_MS = 1_760_000_000_000
 DAY_S = 86_400
 EPOCH = 1
+LEARN_FROM = 2_000
 
 
 def items(n: int, dimension: int, rng: np.random.Generator, categories: int = 60) -> ItemArrays:
@@ -112,15 +113,15 @@ def _snapshot(index: ItemIndex, user_id: str, rng: np.random.Generator) -> Snaps
 
 
 def write(path: Path, n: int, dimension: int, trees: int = 60, depth: int = 5, seed: int = 0) -> Bundle:
-    """Write and open a bundle of n items, its ranker learnt from what 300 made-up users seem to want."""
+    """Write and open a bundle of n items, its ranker learnt from what 2,000 made-up users seem to want."""
     rng = np.random.default_rng(seed)
     arrays = items(n, dimension, rng)
     index = ItemIndex.build(arrays)
     settings = RankSettings()
-    found = prepare(index, snapshots(index, 300, rng), CatalogueView(index), settings, EPOCH)
+    found = prepare(index, snapshots(index, LEARN_FROM, rng), CatalogueView(index), settings, EPOCH)
     wish = found.features @ rng.normal(size=found.features.shape[1]) + rng.gumbel(size=len(found.features))
-    groups = np.full(300, settings.finalists)
-    grades = np.digitize(wish.reshape(300, -1).argsort(axis=1).argsort(axis=1).ravel(), [34, 37, 39])
+    groups = np.full(LEARN_FROM, settings.finalists)
+    grades = np.digitize(wish.reshape(LEARN_FROM, -1).argsort(axis=1).argsort(axis=1).ravel(), [34, 37, 39])
     examples = RankingExamples(found.features, grades.astype(np.int32), groups)
     ranker = fit_ranker(examples, RankerSettings(trees=trees, depth=depth), rng)
     export = export_ranker(ranker, found.features, rng)

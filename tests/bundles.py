@@ -21,6 +21,7 @@ from udfs.model.bundle_writer import write_bundle
 from udfs.model.items import ItemArrays
 from udfs.model.manifest import ModelSettings
 from udfs.ranking.features import FEATURE_NAMES, N_FEATURES
+from udfs.ranking.inverted_lists import InvertedLists
 from udfs.ranking.snapshot import Snapshot
 from udfs.user_state import EMPTY, EVENT_TYPES, UserState
 
@@ -157,7 +158,7 @@ def make_bundle(
     ranker: bytes | None = None,
     canary_scores: NDArray[np.float32] | None = None,
     settings: ModelSettings | None = None,
-    ivf: bytes | None = None,
+    ivf: InvertedLists | None = None,
 ) -> Bundle:
     """Write a bundle at `path` and open it."""
     trees = trees or toy_trees()

@@ -88,6 +88,16 @@ def test_a_user_s_scores_are_the_same_bits_alone_and_among_others(case: Case, us
         np.testing.assert_array_equal(alone, together[user])
 
 
+def test_a_graph_whose_rows_are_not_exact_always_runs_on_the_same_number_of_rows(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranker, sizes = OnnxRanker(case.model, N_FEATURES), []
+    run = ranker._run
+    monkeypatch.setattr(ranker, "_run", lambda rows: sizes.append(len(rows)) or run(rows))
+    ranker.score(sample(3 * FINALISTS), FINALISTS)
+    assert sizes == ([3 * FINALISTS] if case.row_exact else [FINALISTS] * 3)
+
+
 def test_the_inputs_of_the_graph_are_the_feature_list(case: Case) -> None:
     for width in (N_FEATURES - 1, N_FEATURES + 1):
         with pytest.raises(BundleRefused, match="shape"):

@@ -20,9 +20,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from udfs.model.bundle import Bundle, BundleLimits, BundleRefused
 from udfs.model.bundle_writer import write_bundle
-from udfs.model.manifest import KNOWN_FILES, MANIFEST, ModelSettings, parse_manifest
+from udfs.model.manifest import LIST_FILES, MANIFEST, REQUIRED_FILES, ModelSettings, parse_manifest
 from udfs.model.onnx_graph import ALLOWED_OPERATORS, read_graph
 from udfs.ranking.features import FEATURE_LIST_HASH, FEATURE_NAMES, N_FEATURES
+from udfs.ranking.inverted_lists import build_ivf
 
 
 @pytest.fixture
@@ -139,7 +140,7 @@ def test_another_manifest_than_the_pointer_named_is_refused(folder: Path) -> Non
     assert refusal(folder, expected_sha256=make_bundle(folder.parent / "8").manifest_sha256) == "hash"
 
 
-@pytest.mark.parametrize("name", sorted(KNOWN_FILES - {"ivf.faiss"}))
+@pytest.mark.parametrize("name", sorted(REQUIRED_FILES))
 def test_one_flipped_bit_in_any_file_is_refused(folder: Path, name: str) -> None:
     content = bytearray((folder / name).read_bytes())
     content[len(content) // 2] ^= 1
@@ -147,7 +148,7 @@ def test_one_flipped_bit_in_any_file_is_refused(folder: Path, name: str) -> None
     assert refusal(folder) == "hash"
 
 
-@pytest.mark.parametrize("name", sorted(KNOWN_FILES - {"ivf.faiss"}))
+@pytest.mark.parametrize("name", sorted(REQUIRED_FILES))
 def test_a_missing_file_is_refused(folder: Path, name: str) -> None:
     (folder / name).unlink()
     assert refusal(folder) == "missing_file"
@@ -313,6 +314,39 @@ def test_names_that_do_not_fit_are_refused(folder: Path, name: str, content: byt
 def test_a_canary_within_the_tolerance_is_taken(folder: Path) -> None:
     change_array(folder, "canary_scores", lambda a: a.__iadd__(np.float32(8e-6)))
     Bundle.open(folder)
+
+
+def test_a_bundle_of_a_large_catalogue_carries_its_inverted_lists(tmp_path: Path) -> None:
+    lists, _ = build_ivf(toy_items().factors, nlist=6)
+    bundle = make_bundle(tmp_path / "7", ivf=lists)
+    np.testing.assert_array_equal(bundle.items.lists.rows, lists.rows)
+    assert bundle.items.columns.transposed.shape[1] == 0
+    assert bundle.manifest.files.keys() >= LIST_FILES
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "reason"),
+    [
+        ("ivf_rows", lambda a: a.__setitem__(0, a[1]), "order"),
+        ("ivf_rows", lambda a: a.__setitem__(0, 300), "order"),
+        ("ivf_offsets", lambda a: a.__setitem__(1, a[2] + 1), "order"),
+        ("ivf_offsets", lambda a: a.__setitem__(-1, 299), "order"),
+        ("ivf_centroids", lambda a: a.__setitem__((0, 0), np.nan), "not_finite"),
+    ],
+)
+def test_inverted_lists_with_wrong_content_are_refused(
+    tmp_path: Path, name: str, change: Any, reason: str
+) -> None:
+    make_bundle(tmp_path / "7", ivf=build_ivf(toy_items().factors, nlist=6)[0])
+    change_array(tmp_path / "7", name, change)
+    assert refusal(tmp_path / "7") == reason
+
+
+def test_inverted_lists_that_are_not_all_there_are_refused(tmp_path: Path) -> None:
+    make_bundle(tmp_path / "7", ivf=build_ivf(toy_items().factors, nlist=6)[0])
+    (tmp_path / "7" / "ivf_rows.npy").unlink()
+    edit_manifest(tmp_path / "7", lambda tree: tree["files"].pop("ivf_rows.npy"))
+    assert refusal(tmp_path / "7") == "missing_file"
 
 
 def test_too_few_canaries_are_refused(folder: Path) -> None:

@@ -17,8 +17,8 @@ from udfs.ranking.catalogue import CatalogueView
 from udfs.ranking.first_stage import pick_finalists
 from udfs.ranking.history import NEIGHBOUR_DECAY
 from udfs.ranking.inner_product import BLOCK, best_scores, score_all, score_one
+from udfs.ranking.inverted_lists import build_ivf, measure_recall
 from udfs.ranking.item_index import ItemIndex
-from udfs.ranking.ivf import build_ivf
 from udfs.ranking.rank import Prepared, RankSettings, prepare
 from udfs.ranking.retrieval import EMBEDDING, NEIGHBOURS, POPULAR, REPEAT, RETRIEVERS, TRENDING
 from udfs.ranking.top_k import order_key, row_of_key, sort_top
@@ -262,10 +262,10 @@ def test_the_blend_follows_the_weights_of_the_manifest() -> None:
 
 def test_inverted_lists_find_most_of_what_scoring_all_items_finds(tmp_path: Path) -> None:
     items = toy_items(3_000, 16)
-    serialised, recall = build_ivf(items.factors, nlist=40, nprobe=20)
+    lists, recall = build_ivf(items.factors, nlist=40, nprobe=20)
     assert 0.8 < recall <= 1.0
     exact = found(ItemIndex.build(items), toy_state([2, 4, 6, 8, 10, 12]))
-    index = ItemIndex.build(items, ModelSettings(nprobe=20), ivf=serialised)
+    index = ItemIndex.build(items, ModelSettings(nprobe=20), ivf=lists)
     assert index.columns.transposed.shape[1] == 0
     near = found(index, toy_state([2, 4, 6, 8, 10, 12]))
     both = set(numbers(index, exact, EMBEDDING)) & set(numbers(index, near, EMBEDDING))
@@ -275,10 +275,35 @@ def test_inverted_lists_find_most_of_what_scoring_all_items_finds(tmp_path: Path
         assert scores.get(row, score) == score, "the same kernel scores both, bit for bit"
 
 
+def test_searching_every_list_finds_what_scoring_all_items_finds() -> None:
+    items = toy_items(700)
+    lists, recall = build_ivf(items.factors, nlist=30, nprobe=30)
+    assert recall == 1.0
+    index = ItemIndex.build(items, ModelSettings(nprobe=30), ivf=lists)
+    state = toy_state([2, 4, 6, 8, 10, 12], bought=(30, 40, 50), bought_age_s=60)
+    catalogue, exact = CatalogueView(index), ItemIndex.build(items)
+    catalogue.allowed[::3] = False
+    other = CatalogueView(exact)
+    other.allowed[::3] = False
+    near, whole = found(index, state, catalogue), found(exact, state, other)
+    for name, one, two in zip(near.candidates._fields, near.candidates, whole.candidates, strict=True):
+        np.testing.assert_array_equal(one, two, err_msg=name)
+
+
+def test_more_lists_searched_never_find_less_and_the_lists_hold_every_item_once() -> None:
+    factors = np.random.default_rng(0).standard_normal((2_000, 16)).astype(np.float32)
+    lists, measured = build_ivf(factors, nlist=50, nprobe=5)
+    recalls = [measure_recall(factors, lists, nprobe, 0) for nprobe in (1, 5, 20, 50)]
+    assert recalls == sorted(recalls)
+    assert recalls[1] == measured
+    assert recalls[0] < 0.5 < 1.0 == recalls[-1]
+    assert sorted(lists.rows.tolist()) == list(range(2_000))
+
+
 def test_an_index_of_another_catalogue_is_refused() -> None:
-    serialised, _ = build_ivf(toy_items(400).factors, nlist=4)
+    lists, _ = build_ivf(toy_items(400).factors, nlist=4)
     with pytest.raises(ValueError, match="wanted 300 items"):
-        ItemIndex.build(toy_items(300), ivf=serialised)
+        ItemIndex.build(toy_items(300), ivf=lists)
 
 
 def test_items_out_of_order_are_refused() -> None:

@@ -17,8 +17,9 @@ from udfs.model.manifest import (
     CATEGORY_NAMES,
     FORMAT,
     ITEM_IDS,
-    IVF,
     KNOWN_FILES,
+    LIST_ARRAYS,
+    LIST_FILES,
     MANIFEST,
     RANKER,
     REQUIRED_FILES,
@@ -28,6 +29,7 @@ from udfs.model.manifest import (
 )
 from udfs.model.refusal import REASONS, BundleRefused
 from udfs.ranking.features import FEATURE_LIST_HASH, FEATURE_NAMES, N_FEATURES
+from udfs.ranking.inverted_lists import InvertedLists
 from udfs.ranking.item_index import ItemIndex
 from udfs.ranking.onnx_ranker import PROVIDERS, OnnxRanker
 
@@ -127,7 +129,9 @@ class Bundle:
         manifest = parse_manifest(text)
         _check_features(manifest)
         _check_files(folder, manifest, limits)
-        arrays = {name: _load(folder / f"{name}.npy", name) for name in ARRAYS}
+        has_lists = manifest.files.keys() >= LIST_FILES
+        present = (*ARRAYS, *LIST_ARRAYS) if has_lists else tuple(ARRAYS)
+        arrays = {name: _load(folder / f"{name}.npy", name) for name in present}
         ids = _load_json(folder / ITEM_IDS, list)
         names = _load_json(folder / CATEGORY_NAMES, dict)
         check_arrays(arrays, ids, names, manifest)
@@ -138,7 +142,7 @@ class Bundle:
             category_names={int(key): name for key, name in names.items()},
             **{name: arrays[name] for name in ITEM_ARRAYS},
         )
-        ivf = (folder / IVF).read_bytes() if IVF in manifest.files else None
+        ivf = InvertedLists(*(arrays[name] for name in LIST_ARRAYS)) if has_lists else None
         index = ItemIndex.build(
             items, manifest.settings, item_hashes=arrays["item_hashes"], gram=arrays["gram"], ivf=ivf
         )
@@ -164,8 +168,8 @@ def _check_files(folder: Path, manifest: Manifest, limits: BundleLimits) -> None
     named = set(manifest.files)
     if named - KNOWN_FILES:
         raise BundleRefused("extra_file", f"{MANIFEST} names unknown files: {sorted(named - KNOWN_FILES)}")
-    if REQUIRED_FILES - named:
-        raise BundleRefused("missing_file", f"{MANIFEST} does not name: {sorted(REQUIRED_FILES - named)}")
+    if REQUIRED_FILES - named or named & LIST_FILES not in (frozenset(), LIST_FILES):
+        raise BundleRefused("missing_file", f"{MANIFEST} does not name: {sorted(KNOWN_FILES - named)}")
     found = {entry.name for entry in folder.iterdir()} - {MANIFEST}
     if found - named:
         raise BundleRefused("extra_file", f"{folder}: not in the manifest: {sorted(found - named)}")

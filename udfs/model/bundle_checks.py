@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from schemas.ids import check_id, item_hash
 from schemas.refusal import Refused
-from udfs.model.manifest import ARRAYS, MAY_BE_NAN, NEIGHBOURS_PER_ITEM, Manifest
+from udfs.model.manifest import ARRAYS, LIST_ARRAYS, MAY_BE_NAN, NEIGHBOURS_PER_ITEM, Manifest
 from udfs.model.refusal import BundleRefused
 from udfs.ranking.features import N_FEATURES
 from udfs.ranking.onnx_ranker import NotFiniteScoreError, OnnxRanker
@@ -28,7 +28,7 @@ def check_arrays(
     Parameters
     ----------
     arrays
-        By the names of `ARRAYS`.
+        By the names of `ARRAYS`, and all or none of `LIST_ARRAYS`.
     item_ids
         The content of ``item_ids.json``.
     category_names
@@ -46,6 +46,8 @@ def check_arrays(
     if (hashes[1:] <= hashes[:-1]).any() or hashes[0] == 0:
         raise BundleRefused("order", "item_hashes: must ascend without repeats and hold no 0")
     _check_neighbours(arrays)
+    if "ivf_rows" in arrays:
+        _check_lists(arrays)
     _check_ids(item_ids, hashes)
     for key, name in category_names.items():
         if (
@@ -64,8 +66,10 @@ def _check_shapes(arrays: Mapping[str, NDArray[Any]], manifest: Manifest) -> Non
     sizes = {"n": manifest.items, "n+1": manifest.items + 1, "d": manifest.dimension, "f": N_FEATURES}
     sizes["z"] = int(arrays["neighbour_rows"].size)
     sizes["m"] = int(arrays["canary_scores"].size)
-    for name, (dtype, symbols) in ARRAYS.items():
-        array = arrays[name]
+    cells = len(arrays["ivf_centroids"]) if "ivf_centroids" in arrays else 0
+    sizes |= {"c": cells, "c+1": cells + 1}
+    for name, array in arrays.items():
+        dtype, symbols = (ARRAYS | LIST_ARRAYS)[name]
         wanted = tuple(sizes[symbol] for symbol in symbols)
         if array.dtype != np.dtype(dtype) or array.shape != wanted:
             raise BundleRefused(
@@ -114,6 +118,14 @@ def _check_neighbours(arrays: Mapping[str, NDArray[Any]]) -> None:
     within = owner[1:] == owner[:-1]
     if (scores <= 0).any() or (scores[1:][within] > scores[:-1][within]).any():
         raise BundleRefused("order", "neighbour_scores: must be above 0 and descend within an item")
+
+
+def _check_lists(arrays: Mapping[str, NDArray[Any]]) -> None:
+    offsets, rows = arrays["ivf_offsets"], arrays["ivf_rows"]
+    if offsets[0] != 0 or offsets[-1] != rows.size or (np.diff(offsets) < 0).any():
+        raise BundleRefused("order", f"ivf_offsets: must ascend from 0 to {rows.size}")
+    if not np.array_equal(np.sort(rows), np.arange(rows.size)):
+        raise BundleRefused("order", "ivf_rows: must hold every row once")
 
 
 def _check_ids(item_ids: Sequence[Any], hashes: NDArray[np.uint64]) -> None:

@@ -19,7 +19,7 @@ from udfs.model.manifest import (
     ARRAYS,
     CATEGORY_NAMES,
     ITEM_IDS,
-    IVF,
+    LIST_ARRAYS,
     MANIFEST,
     RANKER,
     FileEntry,
@@ -28,6 +28,7 @@ from udfs.model.manifest import (
 )
 from udfs.model.onnx_graph import read_graph
 from udfs.ranking.features import FEATURE_LIST_HASH, FEATURE_NAMES
+from udfs.ranking.inverted_lists import InvertedLists
 
 
 def write_bundle(
@@ -44,7 +45,7 @@ def write_bundle(
     data: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
     canary: Mapping[str, Any] | None = None,
-    ivf: bytes | None = None,
+    ivf: InvertedLists | None = None,
 ) -> str:
     """Write a bundle folder atomically.
 
@@ -66,7 +67,7 @@ def write_bundle(
     data, metrics, canary
         For people: what it was trained on, what it reached, how the canaries were chosen.
     ivf
-        A serialised index of `udfs.ranking.ivf.build_ivf`, for catalogues beyond about 20,000 items.
+        Of `udfs.ranking.inverted_lists.build_ivf`, for a catalogue above `EXACT_UP_TO_ITEMS`.
 
     Returns
     -------
@@ -85,17 +86,18 @@ def write_bundle(
         raise FileExistsError(f"{target} exists; an epoch is written once, take the next number")
     values = vars(items) | {"item_hashes": items.item_hashes, "gram": items.gram}
     values |= {"canary_features": canary_features, "canary_scores": canary_scores}
+    if ivf is not None:
+        values |= {f"ivf_{name}": value for name, value in ivf._asdict().items()}
     arrays = {
         name: np.ascontiguousarray(np.asarray(values[name]).astype(dtype, casting="same_kind", copy=False))
-        for name, (dtype, _) in ARRAYS.items()
+        for name, (dtype, _) in (ARRAYS | LIST_ARRAYS).items()
+        if name in values
     }
     files = {f"{name}.npy": _npy(array) for name, array in arrays.items()}
     files[ITEM_IDS] = json.dumps(list(items.item_ids)).encode()
     names = {str(key): name for key, name in sorted(items.category_names.items())}
     files[CATEGORY_NAMES] = json.dumps(names).encode()
     files[RANKER] = ranker
-    if ivf is not None:
-        files[IVF] = ivf
     manifest = Manifest(
         epoch=epoch,
         model_version=model_version,

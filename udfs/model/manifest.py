@@ -18,11 +18,11 @@ MANIFEST = "manifest.json"
 RANKER = "ranker.onnx"
 ITEM_IDS = "item_ids.json"
 CATEGORY_NAMES = "category_names.json"
-IVF = "ivf.faiss"
 NEIGHBOURS_PER_ITEM = 50
+NPROBE = 16  # of 2 sqrt(n) lists: found .95 to .98 of the true 80 best of a made-up shop
 MAX_DIMENSION = 64  # what the user state holds
 
-# name -> dtype, shape in n items, d dimensions, z neighbours, m canary rows, f features
+# name -> dtype, shape in n items, d dimensions, z neighbours, m canary rows, f features, c cells
 ARRAYS: dict[str, tuple[str, tuple[str, ...]]] = {
     "item_hashes": ("<u8", ("n",)),
     "factors": ("<f4", ("n", "d")),
@@ -40,8 +40,15 @@ ARRAYS: dict[str, tuple[str, tuple[str, ...]]] = {
     "canary_scores": ("<f4", ("m",)),
 }
 MAY_BE_NAN = frozenset({"prices", "rebuy_days"})  # nan: not known
+# Inverted lists of a large catalogue: all three or none.
+LIST_ARRAYS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "ivf_centroids": ("<f4", ("c", "d")),
+    "ivf_offsets": ("<i8", ("c+1",)),
+    "ivf_rows": ("<i4", ("n",)),
+}
 REQUIRED_FILES = frozenset({f"{name}.npy" for name in ARRAYS} | {RANKER, ITEM_IDS, CATEGORY_NAMES})
-KNOWN_FILES = REQUIRED_FILES | {IVF}
+LIST_FILES = frozenset(f"{name}.npy" for name in LIST_ARRAYS)
+KNOWN_FILES = REQUIRED_FILES | LIST_FILES
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +69,7 @@ class ModelSettings:
     share_repeat: float = 0.10
     share_trending: float = 0.10  # the rest comes from the most popular
     reserve: int = 4  # best of each source that reach the ranker whatever the blend says
-    nprobe: int = 8  # inverted lists searched, for a bundle with an IVF index
+    nprobe: int = NPROBE  # inverted lists searched, for a bundle with inverted lists
     fold_in_alpha: float = 10.0  # implicit ALS: confidence = 1 + alpha * weight
     fold_in_regularization: float = 0.05
 

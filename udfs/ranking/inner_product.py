@@ -15,6 +15,14 @@ GROUPS = 256  # of items whose maxima bound the k-th best from below
 LANES = 16
 
 
+def padded_columns(factors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return factors (n, d) as `score_all` wants them: (d, n padded to a multiple of `BLOCK` with zeros)."""
+    n, dimension = factors.shape
+    padded = np.zeros((dimension, -(-n // BLOCK) * BLOCK), np.float32)
+    padded[:, :n] = factors.T
+    return padded
+
+
 @kernel(fastmath={"contract"})
 def score_all(
     vector: NDArray[np.float32],

@@ -11,10 +11,10 @@ from udfs.item_factors import ItemFactors
 from udfs.kernel_cache import kernel
 from udfs.model.items import ItemArrays
 from udfs.model.manifest import NEIGHBOURS_PER_ITEM, ModelSettings
-from udfs.ranking.inner_product import BLOCK
-from udfs.ranking.ivf import IvfIndex
+from udfs.ranking.inner_product import padded_columns
+from udfs.ranking.inverted_lists import InvertedLists, ListColumns, list_columns
 
-EXACT_UP_TO_ITEMS = 20_000  # beyond it, inverted lists cost less than reading every factor
+EXACT_UP_TO_ITEMS = 8_000  # beyond it, inverted lists cost less than reading every factor
 
 
 class ItemColumns(NamedTuple):
@@ -64,8 +64,8 @@ class ItemIndex:
         The same vectors as the user logic knows them, for folding users in.
     settings
         How this model retrieves and blends.
-    ivf
-        Inverted lists over the factors, None where all items are scored.
+    lists
+        Inverted lists over the factors, empty where all items are scored.
     """
 
     item_ids: Sequence[str]
@@ -74,7 +74,7 @@ class ItemIndex:
     prices: NDArray[np.float32]
     factors: ItemFactors
     settings: ModelSettings
-    ivf: IvfIndex | None
+    lists: ListColumns
 
     @classmethod
     def build(
@@ -84,7 +84,7 @@ class ItemIndex:
         *,
         item_hashes: NDArray[np.uint64] | None = None,
         gram: NDArray[np.float32] | None = None,
-        ivf: bytes | None = None,
+        ivf: InvertedLists | None = None,
     ) -> "ItemIndex":
         """Derive the index from a bundle's arrays.
 
@@ -97,7 +97,7 @@ class ItemIndex:
         item_hashes, gram
             Where they are known already; else they are computed.
         ivf
-            A serialised FAISS index over the factors.
+            Inverted lists over the factors; None scores every item.
 
         Raises
         ------
@@ -111,6 +111,9 @@ class ItemIndex:
         if len(items.neighbour_rows) and np.diff(items.neighbour_offsets).max() > NEIGHBOURS_PER_ITEM:
             raise ValueError(f"at most {NEIGHBOURS_PER_ITEM} neighbours an item")
         n = len(hashes)
+        if ivf is not None and (len(ivf.rows) != n or ivf.centroids.shape[1] != items.factors.shape[1]):
+            got = (len(ivf.rows), ivf.centroids.shape[1])
+            raise ValueError(f"inverted lists: wanted {n} items of {items.factors.shape[1]}, got {got}")
         bits = max(1, (n - 1).bit_length())
         starts = np.arange(1 << bits, dtype=np.uint64) << np.uint64(64 - bits)
         prefix = np.append(np.searchsorted(hashes, starts), n).astype(np.int32)
@@ -123,7 +126,7 @@ class ItemIndex:
             prefix=prefix,
             prefix_shift=64 - bits,
             factors=factors,
-            transposed=_transposed(factors) if ivf is None else np.zeros((factors.shape[1], 0), np.float32),
+            transposed=padded_columns(factors if ivf is None else factors[:0]),
             factor_norm=np.sqrt((factors.astype(np.float64) ** 2).sum(axis=1)).astype(np.float32),
             category=items.categories,
             category_price=_category_price(items.categories, items.prices),
@@ -153,7 +156,7 @@ class ItemIndex:
                 settings.fold_in_regularization,
             ),
             settings=settings,
-            ivf=None if ivf is None else IvfIndex(ivf, n, factors.shape[1], settings.nprobe),
+            lists=ListColumns(*(_frozen(value) for value in list_columns(ivf, factors))),
         )
 
     def __len__(self) -> int:
@@ -182,13 +185,6 @@ def row_of(hashes: NDArray[np.uint64], prefix: NDArray[np.int32], shift: int, wa
         if hashes[row] == wanted:
             return row
     return -1
-
-
-def _transposed(factors: NDArray[np.float32]) -> NDArray[np.float32]:
-    n, d = factors.shape
-    padded = np.zeros((d, -(-n // BLOCK) * BLOCK), np.float32)
-    padded[:, :n] = factors.T
-    return padded
 
 
 def _category_price(categories: NDArray[np.uint32], prices: NDArray[np.float32]) -> NDArray[np.float32]:

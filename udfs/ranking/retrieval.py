@@ -31,6 +31,7 @@ from udfs.ranking.history import (
     sum_neighbours,
 )
 from udfs.ranking.inner_product import best_scores, score_all, score_one
+from udfs.ranking.inverted_lists import ListColumns, search_lists
 from udfs.ranking.item_index import ItemColumns, ItemIndex
 from udfs.ranking.snapshot import StateColumns
 from udfs.ranking.top_k import order_key, row_of_key, sort_top
@@ -111,17 +112,17 @@ def retrieve(
         np.zeros((users, limit), np.float32),
         np.zeros((users, limit, N_RETRIEVERS), np.int16),
     )
-    near = _nearest(index, states, int(quotas[EMBEDDING]))
     bias = np.full(index.columns.transposed.shape[1], -np.inf, np.float32)
     if len(bias):
         bias[: len(allowed)][allowed] = 0.0
     _retrieve(
         index.columns,
+        index.lists,
+        settings.nprobe,
         states,
         history,
         allowed,
         bias,
-        near,
         quotas,
         rebuy_after_ms,
         INTERACTION_WEIGHTS,
@@ -130,29 +131,15 @@ def retrieve(
     return found
 
 
-def _nearest(index: ItemIndex, states: StateColumns, count: int) -> NDArray[np.int64]:
-    """int64 (U, m): rows the inverted lists name; (U, 0) where all items are scored.
-
-    Twice the share is asked for, because some will be out of stock.
-    """
-    users = len(states.at_ms)
-    if index.ivf is None or count == 0:
-        return np.zeros((users, 0), np.int64)
-    rows = np.full((users, 2 * count), -1, np.int64)
-    dimension = index.columns.factors.shape[1]
-    for user in np.flatnonzero(states.dim == dimension):
-        rows[user] = index.ivf.search(states.embedding[user, :dimension], 2 * count)
-    return rows
-
-
 @kernel
 def _retrieve(
     items: ItemColumns,
+    lists: ListColumns,
+    nprobe: int,
     states: StateColumns,
     history: History,
     allowed: NDArray[np.bool_],
     bias: NDArray[np.float32],
-    near: NDArray[np.int64],
     quotas: NDArray[np.int64],
     rebuy_after_ms: int,
     type_weights: NDArray[np.float32],
@@ -160,8 +147,9 @@ def _retrieve(
 ) -> None:
     n, dimension = items.factors.shape
     limit = found.rows.shape[1]
-    scores = np.empty(len(bias), np.float32)
-    keys = np.empty(max(len(bias), near.shape[1], _TOUCHED) + 1, np.uint64)
+    exact, room = len(bias) > 0, max(n, len(bias), _TOUCHED) + lists.centroids.shape[1]
+    scores = np.empty(len(bias) if exact else room, np.float32)
+    keys = np.empty(room + 1, np.uint64)
     slot = np.zeros(n, np.int32)  # 1 + place among the candidates; cleared user by user
     scratch = Scratch(
         np.zeros(n, np.int32),
@@ -183,14 +171,16 @@ def _retrieve(
         has_vector = states.dim[user] == dimension
         taken = 0
         if has_vector:
-            if len(bias) > 0:
+            if exact:
                 score_all(vector, items.transposed, bias, scores)
                 for j in range(n_had):
                     if scratch.excluded[scratch.had[j]] == stamp:
                         scores[scratch.had[j]] = -np.inf
                 best = best_scores(scores, quotas[EMBEDDING], keys)
             else:
-                best = _best_near(user, vector, items.factors, near, allowed, scratch.excluded, keys)
+                best = search_lists(
+                    vector, lists, nprobe, quotas[EMBEDDING], allowed, scratch.excluded, stamp, scores, keys
+                )
             taken = _take(user, EMBEDDING, keys, min(best, quotas[EMBEDDING]), taken, slot, found)
         best = 0
         for j in range(n_touched):
@@ -230,7 +220,6 @@ def _retrieve(
             found.neighbour_max[user, c] = scratch.peaks[row]
             found.neighbour_hits[user, c] = scratch.hits[row]
             if has_vector:
-                exact = len(bias) > 0
                 found.embedding_score[user, c] = (
                     scores[row] if exact else score_one(vector, items.factors, row)
                 )
@@ -239,27 +228,6 @@ def _retrieve(
             scratch.sums[row] = np.float32(0.0)
             scratch.peaks[row] = np.float32(0.0)
             scratch.hits[row] = 0
-
-
-@kernel
-def _best_near(
-    user: int,
-    vector: NDArray[np.float32],
-    factors: NDArray[np.float32],
-    near: NDArray[np.int64],
-    allowed: NDArray[np.bool_],
-    excluded: NDArray[np.int32],
-    keys: NDArray[np.uint64],
-) -> int:
-    """Score what the inverted lists named again and sort it; return how many there are."""
-    found = 0
-    for k in range(near.shape[1]):
-        row = near[user, k]
-        if row >= 0 and allowed[row] and excluded[row] != user + 1:
-            keys[found] = order_key(score_one(vector, factors, row), row)
-            found += 1
-    sort_top(keys, found, found)
-    return found
 
 
 @kernel
