@@ -37,8 +37,8 @@ from udfs.model.bundle import Bundle
 from udfs.model.bundle_writer import write_bundle
 from udfs.model.items import ItemArrays
 from udfs.ranking.features import FEATURE_NAMES
+from udfs.ranking.inverted_lists import InvertedLists, build_ivf
 from udfs.ranking.item_index import EXACT_UP_TO_ITEMS, ItemIndex
-from udfs.ranking.ivf import build_ivf
 
 ITEM_PHASES = ("items at T1", "items at T2", "items at the cut")
 PHASES = ("read", *ITEM_PHASES, "replay", "candidates", "measure", "ranker", "export", "after the cut")
@@ -254,8 +254,8 @@ def _stretch_ms(settings: TrainSettings, log: EventLog, cut_ms: int) -> int:
     return max(int(min(settings.stretch_days * DAY_MS, settings.stretch_share * span_ms)), 1)
 
 
-def _inverted_lists(items: ItemArrays) -> bytes | None:
-    """Return the index of a catalogue that is too large to score whole."""
+def _inverted_lists(items: ItemArrays) -> InvertedLists | None:
+    """Return the cells of a catalogue that is too large to score whole."""
     return build_ivf(items.factors)[0] if len(items.item_ids) > EXACT_UP_TO_ITEMS else None
 
 
