@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+import numpy as np
+
 from flink_jobs.shards import shard_of
 from flink_jobs.user_view import recent_items, user_features
 from schemas.codec import encode
@@ -98,7 +100,7 @@ class RunningShop:
     def known_items(self, count: int) -> list[str]:
         """Give items that the bundles know, the most popular ones."""
         items = self.bundles[1].items
-        best = sorted(range(len(items)), key=lambda row: -float(items.popularity[row]))
+        best = np.argsort(-items.columns.popularity, kind="stable")
         return [items.item_ids[row] for row in best[:count]]
 
     # --- comparing ----------------------------------------------------------------------------------------

@@ -1,0 +1,145 @@
+"""Models change under a running job: every list is of one epoch, and a bad bundle changes nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from schemas.ids import user_key
+from schemas.records import ServedList
+from tailrace import model_epochs
+from tailrace.cli import app
+from tests.stack.deployment import until
+from tests.stack.running_shop import EVENTS, SERVED, RunningShop
+from udfs.ranking.catalogue import CatalogueView
+from udfs.ranking.rank import rank_batch
+from udfs.ranking.snapshot import Snapshot
+
+pytestmark = pytest.mark.stack
+
+
+def run(shop: RunningShop, *words: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, [*words, "--config", str(shop.deployment.config)])
+    return done.exit_code, done.output + str(done.exception or "")
+
+
+def check_each_by_its_bundle(shop: RunningShop, lists: list[ServedList]) -> None:
+    """Every list is what its own epoch makes of its own snapshot."""
+    groups: dict[tuple[int, int], list[ServedList]] = defaultdict(list)
+    for list_ in lists:
+        groups[list_.epoch, list_.index_mark].append(list_)
+    for (epoch, mark), group in groups.items():
+        bundle = shop.bundles[epoch]
+        view = CatalogueView(bundle)
+        for item in shop.items[:mark]:
+            view.apply(item)
+        view.mark = mark
+        snapshots = [
+            Snapshot(
+                user_key(list_.tenant, list_.user_id),
+                list_.tenant,
+                list_.user_id,
+                list_.version,
+                list_.event_time,
+                epoch,
+                list_.snapshot,
+            )
+            for list_ in group
+        ]
+        for list_, ranked in zip(group, rank_batch(bundle, snapshots, view, shop.rank_settings), strict=True):
+            assert (list_.rec_id, list_.model_version, list(list_.items)) == (
+                ranked.rec_id,
+                bundle.model_version,
+                ranked.items,
+            )
+
+
+def test_a_model_changes_under_flowing_events_and_every_list_is_of_one_epoch(shop: RunningShop) -> None:
+    before = len(shop.deployment.rows(SERVED))
+    try:
+        sender = threading.Thread(target=shop.deployment.produce, args=(shop.next_traffic(12_000), 1_500))
+        sender.start()
+        second = 1 + shop.deployment.activate(2, serving_timeout_s=60.0)
+        sender.join()
+        shop.deployment.wait_until_done()
+        lists = shop.deployment.records(SERVED, "ServedList")[before:]
+        assert {list_.epoch for list_ in lists} == {1, 2}
+        check_each_by_its_bundle(shop, lists)
+        for list_ in lists:
+            assert (list_.epoch == 2) == (int(list_.version[-12:], 16) == second)
+
+        between = len(shop.deployment.rows(SERVED))
+        shop.deployment.produce(shop.probes("second"))
+        shop.deployment.wait_until_done()
+        new = shop.deployment.records(SERVED, "ServedList")[between:]
+        assert len({list_.user_id for list_ in new}) == shop.deployment.settings.job.shards
+        assert {list_.epoch for list_ in new} == {2}
+        check_each_by_its_bundle(shop, new)
+    finally:
+        code, said = run(shop, "models", "rollback")
+    assert code == 0, said
+    # The items and categories of both bundles are equal, so states know no difference but the vector.
+    rows = shop.deployment.rows(EVENTS)
+    shop.deployment.wait_until_read()
+    shop.skip_to(rows)
+    shop.check_states()
+    shop.check_lists()
+    assert shop.deployment.redis.hget("model:current", "epoch") == "1"
+
+
+@pytest.fixture
+def spoiled(shop: RunningShop) -> Iterator[Path]:
+    """A third bundle with one flipped bit."""
+    root = shop.deployment.settings.model.root
+    path = root / "3"
+    shutil.copytree(root / "2", path)
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps({**manifest, "epoch": 3}))
+    factors = bytearray((path / "factors.npy").read_bytes())
+    factors[len(factors) // 2] ^= 1
+    (path / "factors.npy").write_bytes(factors)
+    yield path
+    shutil.rmtree(path)
+
+
+def test_a_spoiled_bundle_is_refused_with_a_reason_and_the_old_one_serves(
+    shop: RunningShop, spoiled: Path
+) -> None:
+    code, said = run(shop, "models", "activate", "3")
+    assert code == 1 and "hash" in said and "factors.npy" in said
+
+    # Sent past the command, as by another release of it.
+    shop.deployment.order("preload_epoch", epoch=3)
+    until(
+        lambda: any(
+            "factors.npy" in worker.refused.get(3, "")
+            for worker in model_epochs.workers(shop.deployment.redis)
+        ),
+        60,
+        "a worker to say why it refuses the bundle",
+    )
+    offset = shop.deployment.order("activate_epoch", epoch=3)
+
+    def letters() -> list:
+        return [
+            letter
+            for letter in shop.deployment.records("recs.dead-letters.v1", "DeadLetter")
+            if (letter.topic, letter.offset) == ("recs.control.v1", offset)
+        ]
+
+    until(lambda: letters(), 60, "the dead letter of the order")
+    (letter,) = letters()
+    assert letter.reason == "no_bundle" and "factors.npy" in letter.detail
+    shop.deployment.produce(shop.probes("spoiled"))
+    shop.catch_up()
+    assert shop.deployment.state_of_job() == "RUNNING"
+    shop.check_lists()
+    for list_ in shop.deployment.records(SERVED, "ServedList")[-32:]:
+        assert list_.epoch == 1
