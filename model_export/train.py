@@ -100,8 +100,7 @@ def train(
     with work.phase("read"):
         log = sources.read(data)
         cut_ms = midnight_ms(until)
-        stretch_ms = _stretch_ms(settings, log, cut_ms)
-        edges = [cut_ms - 2 * stretch_ms, cut_ms - stretch_ms, cut_ms]
+        edges = _edges(settings, log, cut_ms)
         catalogues = [sources.catalogue(data, edge) for edge in edges]
     halves = [
         work.items(name, number, log, catalogues[number], edges[number])
@@ -116,7 +115,7 @@ def train(
     if min(len(part.rankable()) for part in examples) < LEAST_GROUPS:
         raise TrainingError(
             f"{data}: fewer than {LEAST_GROUPS} sessions of returning users in a stretch of "
-            f"{stretch_ms / DAY_MS:.3g} days before {until}: give more data or a later day"
+            f"{(edges[1] - edges[0]) / DAY_MS:.3g} days before {until}: give more data or a later day"
         )
     with work.phase("measure"):
         measured = work.ranker(examples[:1], 1)
@@ -247,11 +246,15 @@ class _Training:
         )
 
 
-def _stretch_ms(settings: TrainSettings, log: EventLog, cut_ms: int) -> int:
-    if not log.position(cut_ms):
+def _edges(settings: TrainSettings, log: EventLog, cut_ms: int) -> list[int]:
+    """Return T1, T2 and the cut; stretches are counted back from the last event before the cut."""
+    known = log.position(cut_ms)
+    if not known:
         raise TrainingError(f"the data hold no event before the cut; they have {len(log)} events in all")
-    span_ms = cut_ms - int(log.times_ms[0])
-    return max(int(min(settings.stretch_days * DAY_MS, settings.stretch_share * span_ms)), 1)
+    end_ms = int(log.times_ms[known - 1]) + 1
+    span_ms = end_ms - int(log.times_ms[0])
+    stretch_ms = max(int(min(settings.stretch_days * DAY_MS, settings.stretch_share * span_ms)), 1)
+    return [end_ms - 2 * stretch_ms, end_ms - stretch_ms, cut_ms]
 
 
 def _inverted_lists(items: ItemArrays) -> InvertedLists | None:
