@@ -85,7 +85,7 @@ class Job(_Section):
     view_interval_ms: int = Field(1_000, ge=0, description="a user's views are ranked at most this often")
     max_interval_ms: int = Field(8_000, description="what the interval stretches to under load")
     republish_users_per_tick: int = Field(500, ge=1)
-    forget_after_ms: int = Field(90 * 86_400_000, description="of no event from a user")
+    forget_after_ms: int = Field(400 * 86_400_000, description="of no event from a user")
     session_gap_ms: int = Field(30 * 60_000)
     max_event_bytes: int = Field(65_536, description="larger payloads go to the dead letters")
     starting_offsets: Literal["earliest-offset", "group-offsets", "latest-offset"] = "earliest-offset"

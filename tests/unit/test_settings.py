@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from flink_jobs.settings import Settings, SettingsError, load
+from udfs.user_logic import LogicSettings
 
 
 @pytest.fixture
@@ -77,3 +78,8 @@ def test_a_password_does_not_appear_when_settings_are_printed() -> None:
     settings = load(environment={"TAILRACE_REDIS__PASSWORD": "kingfisher"})
     assert "kingfisher" not in f"{settings!r} {settings.model_dump()}"
     assert settings.redis.password.get_secret_value() == "kingfisher"
+
+
+def test_the_job_and_the_logic_have_one_default_each_setting() -> None:
+    job, logic = load(environment={}).job, LogicSettings()
+    assert (job.session_gap_ms, job.forget_after_ms, job.shards) == logic
