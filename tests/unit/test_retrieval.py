@@ -21,7 +21,7 @@ from udfs.ranking.inverted_lists import build_ivf, measure_recall
 from udfs.ranking.item_index import ItemIndex
 from udfs.ranking.rank import Prepared, RankSettings, prepare
 from udfs.ranking.retrieval import EMBEDDING, NEIGHBOURS, POPULAR, REPEAT, RETRIEVERS, TRENDING
-from udfs.ranking.top_k import order_key, row_of_key, sort_top
+from udfs.ranking.top_k import order_key, row_of_key, score_of_key, sort_top
 from udfs.user_state import UserState
 
 SETTINGS = RankSettings(candidates=100, finalists=40)
@@ -76,6 +76,7 @@ def test_keys_order_as_score_down_then_row_up(scores: list[float]) -> None:
     keys = [int(order_key(np.float32(score), row)) for row, score in enumerate(scores)]
     wanted = sorted(range(len(scores)), key=lambda row: (-scores[row], row))
     assert [row_of_key(np.uint64(key)) for key in sorted(keys, reverse=True)] == wanted
+    assert [score_of_key(np.uint64(key)) for key in keys] == [np.float32(score) for score in scores]
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 1_500), st.integers(0, 200), st.booleans())

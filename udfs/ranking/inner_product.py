@@ -95,6 +95,20 @@ def best_scores(scores: NDArray[np.float32], k: int, keys: NDArray[np.uint64]) -
     keys
         uint64 (at least padded n,)
     """
+    found = reaching(scores, k, keys)
+    for at in range(found):
+        row = int(keys[at])
+        keys[at] = order_key(scores[row], row)
+    sort_top(keys, found, k)
+    return min(found, k)
+
+
+@kernel
+def reaching(scores: NDArray[np.float32], k: int, keys: NDArray[np.uint64]) -> int:
+    """Put into `keys` the places of all scores that may be among the `k` best, and of few others; return how many.
+
+    Parameters are those of `best_scores`; the length of `scores` is a multiple of `GROUPS`.
+    """
     if k <= 0:
         return 0
     threshold = np.float32(-np.inf)
@@ -112,11 +126,7 @@ def best_scores(scores: NDArray[np.float32], k: int, keys: NDArray[np.uint64]) -
             for at in range(LANES):
                 keys[found] = start + at
                 found += block[at] >= threshold
-    for at in range(found):
-        row = int(keys[at])
-        keys[at] = order_key(scores[row], row)
-    sort_top(keys, found, k)
-    return min(found, k)
+    return found
 
 
 @kernel

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from udfs.kernel_cache import kernel
 from udfs.model.manifest import NPROBE
-from udfs.ranking.inner_product import best_scores, padded_columns, score_all
+from udfs.ranking.inner_product import GROUPS, best_scores, padded_columns, reaching, score_all
 from udfs.ranking.top_k import order_key, row_of_key, sort_top
 
 RECALL_AT = 80
@@ -85,7 +85,7 @@ def measure_recall(factors: NDArray[np.float32], lists: InvertedLists, nprobe: i
     columns, n = list_columns(lists, factors), len(factors)
     allowed, excluded = np.ones(n, np.bool_), np.zeros(n, np.int32)
     keys = np.empty(n + columns.centroids.shape[1] + 1, np.uint64)
-    buffer = np.empty(max(columns.centroids.shape[1], n), np.float32)
+    buffer = np.empty(columns.centroids.shape[1] + n + GROUPS, np.float32)
     count, found = min(RECALL_AT, n), 0
     for _ in range(RECALL_QUERIES):
         query = factors[rng.choice(n, min(MEAN_OF, n), replace=False)].mean(axis=0)
@@ -153,7 +153,7 @@ def search_lists(
     allowed, excluded, stamp
         bool (n,), int32 (n,): an item is left out where ``excluded[row] == stamp``.
     scores
-        float32 (at least padded m, and n): room
+        float32 (at least padded m, and n + `GROUPS`): room
     keys
         uint64 (at least n + padded m + 1,): room
     """
@@ -161,18 +161,28 @@ def search_lists(
     probed = best_scores(scores[: lists.centroids.shape[1]], nprobe, keys)
     dimension = lists.centroids.shape[0]
     cells = np.empty(probed, np.int64)
+    total = 0
     for probe in range(probed):
         cells[probe] = row_of_key(keys[probe])
-    found = 0
+        total += lists.offsets[cells[probe] + 1] - lists.offsets[cells[probe]]
+    rows = np.empty(total, np.int32)
+    end = 0
     for cell in cells:
         start, stop = lists.offsets[cell], lists.offsets[cell + 1]
-        size = stop - start
-        if size == 0:
+        if start == stop:
             continue
-        _score_list(vector, lists.factors[start * dimension : stop * dimension], size, scores)
-        for at in range(size):
-            row = lists.rows[start + at]
-            keys[found] = order_key(scores[at], row)
-            found += allowed[row] and excluded[row] != stamp
+        _score_list(vector, lists.factors[start * dimension : stop * dimension], stop - start, scores[end:])
+        for at in range(start, stop):
+            row = lists.rows[at]
+            rows[end] = row
+            if not allowed[row] or excluded[row] == stamp:
+                scores[end] = -np.inf
+            end += 1
+    padded = -(-end // GROUPS) * GROUPS
+    scores[end:padded] = -np.inf
+    found = reaching(scores[:padded], k, keys)
+    for at in range(found):
+        place = int(keys[at])
+        keys[at] = order_key(scores[place], rows[place])
     sort_top(keys, found, k)
     return min(found, k)

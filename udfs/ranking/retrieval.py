@@ -30,11 +30,11 @@ from udfs.ranking.history import (
     score_repeats,
     sum_neighbours,
 )
-from udfs.ranking.inner_product import best_scores, score_all, score_one
+from udfs.ranking.inner_product import GROUPS, best_scores, score_all, score_one
 from udfs.ranking.inverted_lists import ListColumns, search_lists
 from udfs.ranking.item_index import ItemColumns, ItemIndex
 from udfs.ranking.snapshot import StateColumns
-from udfs.ranking.top_k import order_key, row_of_key, sort_top
+from udfs.ranking.top_k import order_key, row_of_key, score_of_key, sort_top
 from udfs.user_state import MAX_BOUGHT, MAX_INTERACTIONS
 
 RETRIEVERS = ("embedding", "neighbours", "repeat", "trending", "popular")
@@ -147,7 +147,7 @@ def _retrieve(
 ) -> None:
     n, dimension = items.factors.shape
     limit = found.rows.shape[1]
-    exact, room = len(bias) > 0, max(n, len(bias), _TOUCHED) + lists.centroids.shape[1]
+    exact, room = len(bias) > 0, max(n, len(bias), _TOUCHED) + lists.centroids.shape[1] + GROUPS
     scores = np.empty(len(bias) if exact else room, np.float32)
     keys = np.empty(room + 1, np.uint64)
     slot = np.zeros(n, np.int32)  # 1 + place among the candidates; cleared user by user
@@ -170,6 +170,7 @@ def _retrieve(
         vector = states.embedding[user]
         has_vector = states.dim[user] == dimension
         taken = 0
+        scored = 0  # candidates whose inner product is known from the search
         if has_vector:
             if exact:
                 score_all(vector, items.transposed, bias, scores)
@@ -181,6 +182,9 @@ def _retrieve(
                 best = search_lists(
                     vector, lists, nprobe, quotas[EMBEDDING], allowed, scratch.excluded, stamp, scores, keys
                 )
+                scored = best
+                for c in range(scored):
+                    found.embedding_score[user, c] = score_of_key(keys[c])
             taken = _take(user, EMBEDDING, keys, min(best, quotas[EMBEDDING]), taken, slot, found)
         best = 0
         for j in range(n_touched):
@@ -219,10 +223,10 @@ def _retrieve(
             found.neighbour_score[user, c] = scratch.sums[row]
             found.neighbour_max[user, c] = scratch.peaks[row]
             found.neighbour_hits[user, c] = scratch.hits[row]
-            if has_vector:
-                found.embedding_score[user, c] = (
-                    scores[row] if exact else score_one(vector, items.factors, row)
-                )
+            if has_vector and exact:
+                found.embedding_score[user, c] = scores[row]
+            elif has_vector and c >= scored:
+                found.embedding_score[user, c] = score_one(vector, items.factors, row)
         for j in range(n_touched):
             row = scratch.touched[j]
             scratch.sums[row] = np.float32(0.0)

@@ -30,6 +30,14 @@ def row_of_key(key: np.uint64) -> int:
 
 
 @kernel
+def score_of_key(key: np.uint64) -> np.float32:
+    """Return the score that `order_key` put in."""
+    flipped = np.uint32(key >> np.uint64(32))
+    mask = _SIGN if flipped & _SIGN else _ALL
+    return np.uint32(flipped ^ mask).view(np.float32)
+
+
+@kernel
 def sort_top(keys: NDArray[np.uint64], count: int, k: int) -> None:
     """Bring the `k` largest of ``keys[:count]`` to the front, in descending order; the rest is left anyhow.
 
