@@ -51,8 +51,8 @@ class PlainRun:
     """
 
     bundle: Bundle
-    shards: int
-    control_seq: int
+    settings: LogicSettings
+    control_seq: int = 0
     max_event_bytes: int = 65_536
     generation: int = 0
     states: dict[str, UserState] = field(default_factory=dict)
@@ -64,7 +64,7 @@ class PlainRun:
     def run(self, rows: Iterable[Row]) -> PlainRun:
         """Apply rows in the order of partition and offset; rows of a later call come after."""
         epoch, factors = self.bundle.epoch, self.bundle.items.factors
-        logic = UserLogic(LogicSettings(shards=self.shards), {epoch: factors})
+        logic = UserLogic(self.settings, {epoch: factors})
         codec = Codec({1: "Event"})
         for row in sorted(rows):
             self.counts["events"] += 1
@@ -99,7 +99,7 @@ class PlainRun:
 
     def wake_all(self, clock_ms: int) -> None:
         """Forget whom the job forgets when its event-time clock shows `clock_ms`; lists stay."""
-        logic = UserLogic(LogicSettings(shards=self.shards), {})
+        logic = UserLogic(self.settings, {})
         for key, state in list(self.states.items()):
             if logic.on_wake(state, clock_ms).state is None:
                 del self.states[key]

@@ -17,6 +17,7 @@ from tests.stack.plain_run import PlainRun, Row
 from tests.stack.shop import CUT_MS, catalogue, traffic
 from udfs.model.bundle import Bundle
 from udfs.ranking.rank import RankSettings
+from udfs.user_logic import LogicSettings
 from udfs.user_state import UserState
 
 EVENTS, SESSIONS, SERVED = "recs.events.v1", "recs.sessions.v1", "recs.served.v1"
@@ -46,7 +47,9 @@ class RunningShop:
         self._seen = 0
         self._made = 0
         settings = deployment.settings
-        self.plain = PlainRun(bundles[1], settings.job.shards, 0)
+        job = settings.job
+        logic = LogicSettings(job.session_gap_ms, job.forget_after_ms, job.shards)
+        self.plain = PlainRun(bundles[1], logic, max_event_bytes=job.max_event_bytes)
         self.rank_settings = RankSettings(
             candidates=settings.model.candidates,
             finalists=settings.model.finalists,
