@@ -281,8 +281,10 @@ def test_searching_every_list_finds_what_scoring_all_items_finds() -> None:
     lists, recall = build_ivf(items.factors, nlist=30, nprobe=30)
     assert recall == 1.0
     index = ItemIndex.build(items, ModelSettings(nprobe=30), ivf=lists)
-    state = toy_state([2, 4, 6, 8, 10, 12], bought=(30, 40, 50), bought_age_s=60)
     catalogue, exact = CatalogueView(index), ItemIndex.build(items)
+    viewed = [2, 4, 6, 8, 10, 12]
+    best = numbers(exact, found(exact, toy_state(viewed)), EMBEDDING)
+    state = toy_state(viewed, bought=tuple(best[:10]), bought_age_s=60)
     catalogue.allowed[::3] = False
     other = CatalogueView(exact)
     other.allowed[::3] = False
