@@ -3,6 +3,7 @@
 import importlib.util
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -39,9 +40,13 @@ USES_CONSTANT = CALLER.format(name="FACTOR", expression="x * FACTOR")
 
 
 @pytest.fixture(autouse=True)
-def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(numba.core.config, "CACHE_DIR", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+def cache_folder(tmp_path: Path) -> Iterator[Path]:
+    """Set by the variable: Numba reads it again in the middle of a compilation when it has changed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
+        numba.core.config.reload_config()
+        yield tmp_path / "cache"
+    numba.core.config.reload_config()
 
 
 def load(folder: Path, name: str, source: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
