@@ -31,7 +31,7 @@ from tailrace.stack.local import LocalStack
 SERVED = "recs.served.v1"
 WARM_UP_S, FRESHNESS_S, STEP_S, RECOVERY_S = 30.0, 120.0, 40.0, 45.0
 FRESHNESS_RATE = 4_000.0
-LADDER = (6_000.0, 7_000.0, 8_000.0, 10_000.0, 12_000.0)
+LADDER = (5_000.0, 6_000.0, 7_000.0, 8_000.0, 10_000.0)
 SUSTAINED_P99_MS = 2_000.0
 USERS = 50_000
 
@@ -188,7 +188,7 @@ def run(settings: Settings, epoch: int, progress: Callable[[str], None]) -> dict
     )
     bench = Bench(settings, root / str(epoch), progress)
     bench.stack.down(purge=True)
-    bench.stack.up(progress=progress)
+    bench.stack.up(progress=progress, tied=True)
     try:
         return _measure(bench, settings, epoch)
     finally:
@@ -227,7 +227,14 @@ def _measure(bench: Bench, settings: Settings, epoch: int) -> dict[str, Any]:
         if ladder[-1]["p99_ms"] > SUSTAINED_P99_MS:
             break
     held = [step for step in ladder if step["p99_ms"] <= SUSTAINED_P99_MS]
-    best = held[-1] if held else {"offered_events_per_s": FRESHNESS_RATE, "rankings_per_s": None}
+    steady_held = freshness["p99"] <= SUSTAINED_P99_MS
+    steady_rankings = round(len(steady.event_ms) / FRESHNESS_S, 1)
+    best = {
+        "offered_events_per_s": FRESHNESS_RATE if steady_held else None,
+        "rankings_per_s": steady_rankings if steady_held else None,
+    }
+    if held:
+        best = held[-1]
 
     users = sum(1 for _ in store.scan_iter("usr:rec:meta:*", count=10_000))
     store_bytes = int(store.info("memory")["used_memory"]) - store_empty_bytes
@@ -243,6 +250,7 @@ def _measure(bench: Bench, settings: Settings, epoch: int) -> dict[str, Any]:
         "bytes_per_user": {"rocksdb": round(state_bytes / users), "redis": round(store_bytes / users)},
         "recovery_s": recovery_s,
         "users": users,
+        "steady": {"offered_events_per_s": FRESHNESS_RATE, "rankings_per_s": steady_rankings},
         "generator": steady.load,
         "ladder": ladder,
         "cores": os.cpu_count(),

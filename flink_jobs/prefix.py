@@ -17,6 +17,9 @@ from flink_jobs.shards import shard_keys, shard_sql
 
 EVENTS, CONTROL, CREDITS = "recs.events.v1", "recs.control.v1", "recs.credits.v1"
 
+FETCH_BYTES, FETCH_WAIT_MS = 32_768, 20
+"""A fetch waits this long for this much: otherwise every few events cost a request."""
+
 SOURCE_STRIDE = 1_000_000
 """`partition // SOURCE_STRIDE` tells the source topic, see `SOURCES`; the remainder is Kafka's partition."""
 
@@ -108,6 +111,7 @@ def _source_table(index: int, topic: str, settings: Settings, group_id: str) -> 
             'properties.bootstrap.servers' = '{kafka.bootstrap_servers}',
             'properties.group.id' = '{group_id}',
             'properties.isolation.level' = 'read_committed',
+            'properties.fetch.min.bytes' = '{FETCH_BYTES}', 'properties.fetch.max.wait.ms' = '{FETCH_WAIT_MS}',
             'scan.startup.mode' = '{settings.job.starting_offsets}',
             'scan.watermark.idle-timeout' = '2 s',
             'key.format' = 'raw', 'key.fields' = 'raw_key',

@@ -32,7 +32,7 @@ class Kafka(_Section):
     """How to reach the broker."""
 
     bootstrap_servers: str = "127.0.0.1:29092"
-    partitions: int = Field(8, ge=1, description="of the user-keyed topics; fixed within a generation")
+    partitions: int = Field(4, ge=1, description="of the user-keyed topics; fixed within a generation")
     replication_factor: int = Field(1, ge=1)
     retention_ms: int = Field(7 * 24 * 3_600_000, description="of recs.events.v1; -1 keeps all")
     max_future_ms: int = Field(3_600_000, description="message.timestamp.after.max.ms: later is refused")
@@ -74,10 +74,10 @@ class Redis(_Section):
 class Job(_Section):
     """The recommend job."""
 
-    shards: int = Field(32, ge=1, le=32_768, description="= max parallelism; fixed for a deployment")
+    shards: int = Field(16, ge=1, le=32_768, description="= max parallelism; fixed for a deployment")
     parallelism: int = Field(2, ge=1)
     batch_ms: int = Field(50, ge=1, description="micro-batch gathered in the JVM")
-    bundle_ms: int = Field(20, ge=1, description="python.fn-execution.bundle.time of the rank UDF")
+    bundle_ms: int = Field(40, ge=1, description="python.fn-execution.bundle.time of the rank UDF")
     bundle_size: int = Field(2_000, ge=1)
     checkpoint_interval_ms: int = Field(10_000, ge=100)
     checkpoint_timeout_ms: int = Field(120_000, ge=1_000)

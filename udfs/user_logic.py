@@ -51,7 +51,7 @@ class LogicSettings(NamedTuple):
 
     session_gap_ms: int = 30 * 60_000
     forget_after_ms: int = 400 * 86_400_000
-    shards: int = 32
+    shards: int = 16
 
 
 class UserLogic:
