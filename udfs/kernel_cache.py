@@ -98,6 +98,9 @@ def _hash_function(function: Callable[..., object], digest: Any, seen: set[objec
     seen.add(function)
     code = function.__code__
     digest.update(Path(code.co_filename).read_bytes())
+    # The order of a named tuple's fields is in the machine code.
+    for annotation in function.__annotations__.values():
+        digest.update(repr(getattr(annotation, "_fields", None)).encode())
     for name in code.co_names:
         value = function.__globals__.get(name)
         if isinstance(value, Dispatcher):

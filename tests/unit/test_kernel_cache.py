@@ -118,3 +118,16 @@ def test_a_folder_that_cannot_be_written_is_left_to_the_next_locator(tmp_path, m
     monkeypatch.setattr(numba.core.config, "CACHE_DIR", str(tmp_path / "file"))
     module = load(tmp_path / "a", "kernels", SOURCE.format(factor=2.0), monkeypatch)
     assert module.outer(3.0) == 7.0
+
+
+def test_another_field_order_of_a_named_tuple_is_another_kernel(tmp_path, monkeypatch):
+    source = (
+        "from named_argument import Pair\nfrom udfs.kernel_cache import kernel\n\n"
+        "@kernel\ndef first(pair: Pair):\n    return pair.a\n"
+    )
+    answers = []
+    for order in ("a: float\n    b: float", "b: float\n    a: float"):
+        named = f"from typing import NamedTuple\n\nclass Pair(NamedTuple):\n    {order}\n"
+        pair = load(tmp_path / str(len(answers)), "named_argument", named, monkeypatch).Pair(a=1.0, b=2.0)
+        answers.append(load(tmp_path / "kernel", "named_kernel", source, monkeypatch).first(pair))
+    assert answers == [1.0, 1.0]
