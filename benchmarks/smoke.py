@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +31,6 @@ from tailrace.stack.local import LocalStack
 SERVED = "recs.served.v1"
 WARM_UP_S, FRESHNESS_S, STEP_S, RECOVERY_S = 30.0, 120.0, 40.0, 45.0
 FRESHNESS_RATE = 4_000.0
-LADDER = (5_000.0, 6_000.0, 7_000.0, 8_000.0, 10_000.0)
 SUSTAINED_P99_MS = 2_000.0
 USERS = 50_000
 
@@ -168,7 +167,9 @@ def percentiles(values: np.ndarray) -> dict[str, float]:
     }
 
 
-def run(settings: Settings, epoch: int, progress: Callable[[str], None]) -> dict[str, Any]:
+def run(
+    settings: Settings, epoch: int, progress: Callable[[str], None], ladder: Sequence[float]
+) -> dict[str, Any]:
     """Run the whole bench and return its figures.
 
     Parameters
@@ -177,6 +178,8 @@ def run(settings: Settings, epoch: int, progress: Callable[[str], None]) -> dict
         The user's; the bench changes only `stack.home`.
     epoch
         Of the bundle to serve, `<model.root>/<epoch>`.
+    ladder
+        Rates to try for the throughput, events/s, rising; the first that is not held is the last.
     """
     home = settings.stack.home.resolve() / "bench"
     root = settings.model.root.resolve()
@@ -190,12 +193,12 @@ def run(settings: Settings, epoch: int, progress: Callable[[str], None]) -> dict
     bench.stack.down(purge=True)
     bench.stack.up(progress=progress, tied=True)
     try:
-        return _measure(bench, settings, epoch)
+        return _measure(bench, settings, epoch, ladder)
     finally:
         bench.stack.down()
 
 
-def _measure(bench: Bench, settings: Settings, epoch: int) -> dict[str, Any]:
+def _measure(bench: Bench, settings: Settings, epoch: int, rates: Sequence[float]) -> dict[str, Any]:
     store = redis.Redis.from_url(settings.redis.url)
     ensure_topics(settings)
     job_id = flink_client.submit(settings, "recommend", bench.jobmanager)
@@ -211,7 +214,7 @@ def _measure(bench: Bench, settings: Settings, epoch: int) -> dict[str, Any]:
     bench.progress(f"freshness {freshness} ms, generator {steady.load}")
 
     ladder = []
-    for rate in LADDER:
+    for rate in rates:
         bench.progress(f"throughput: {rate:,.0f} events/s for {STEP_S:.0f} s")
         step = bench.load(rate, STEP_S)
         second_half = step.freshness_ms()[step.event_ms > step.event_ms.min() + STEP_S * 500]

@@ -27,6 +27,9 @@ def smoke(
     epoch: Annotated[
         int | None, typer.Option(help="Bundle to serve; default: one trained as the demo's.")
     ] = None,
+    rates: Annotated[
+        str, typer.Option(help="Throughput: rising rates to try, events/s; stops at the first not held.")
+    ] = "5000,6000,7000,8000,10000",
     out: Annotated[Path | None, typer.Option(help="Write the figures to this file too.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -38,6 +41,10 @@ def smoke(
     from tailrace.event_replay import moment_ms
 
     settings = load(config)
+    try:
+        ladder = [float(rate) for rate in rates.split(",")]
+    except ValueError as error:
+        raise UserError("TR-601", f"--rates {rates!r}: {error}", exit_code=ExitCode.USAGE) from error
     if LocalStack(settings).running():
         raise UserError(
             "TR-600",
@@ -55,7 +62,7 @@ def smoke(
             settings, DATA, file_sha256(DATA), moment_ms(CUT), CUT, lambda phase, share: None
         )
         say(f"model: epoch {epoch}, {origin}")
-    figures = bench.run(settings, epoch, say)
+    figures = bench.run(settings, epoch, say, ladder)
     text = json.dumps(figures)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
