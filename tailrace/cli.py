@@ -13,6 +13,7 @@ from tailrace.commands import (
     demo,
     dlq,
     doctor,
+    eval,
     models,
     recs,
     replay,
@@ -32,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for commands in (demo, stack, doctor, submit, train, models, replay, recs, watch, counts, dlq, bench):
+for commands in (demo, stack, doctor, submit, train, models, replay, recs, watch, counts, dlq, eval, bench):
     commands.register(app)
 
 

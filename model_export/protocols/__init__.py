@@ -1,0 +1,1 @@
+"""Evaluation protocols on files of real behaviour, one module each, and what they share."""

@@ -1,0 +1,78 @@
+"""What the sessions protocol can evaluate: one small interface, and our models behind it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from model_export.protocols.rank_metrics import DEEPEST
+from model_export.protocols.session_log import Clicks
+from udfs.neighbours.index_arrays import IndexLimits
+from udfs.neighbours.scan_arrays import ScanSettings
+from udfs.neighbours.session_index import SessionIndex
+
+PLAIN_VMIS = ScanSettings(
+    neighbours=100,
+    length_power=0.0,
+    half_age_clicks=1e12,
+    gap_clicks=1e12,
+    backward=1.0,
+    hop_items=0,
+    repeat_share=0.0,
+    popular_share=0.0,
+)
+"""VMIS-kNN as published: no ages, gaps or second hop, k = 100."""
+
+
+class SessionModel(Protocol):
+    """A model that predicts next clicks and learns from them."""
+
+    def learn(self, clicks: Clicks) -> None:
+        """Learn clicks in their order."""
+
+    def predict(self, clicks: Clicks, known: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+        """Return the best `DEEPEST` known items for each predicted click; learn nothing.
+
+        Returns
+        -------
+        int32 (P, DEEPEST): item rows, best first, -1 where there are no more.
+        """
+
+    def predict_and_learn(self, clicks: Clicks, known: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+        """Return the same, each click learnt right after its prediction."""
+
+    def end_period(self) -> None:
+        """Take in what may be learnt only between periods."""
+
+
+class NeighbourModel:
+    """The session index alone, in the order of its first stage.
+
+    Parameters
+    ----------
+    settings
+        How neighbours are weighed.
+    items
+        Rows to make room for.
+    """
+
+    def __init__(self, settings: ScanSettings, items: int, limits: IndexLimits | None = None) -> None:
+        self.index = SessionIndex(limits, settings, items)
+
+    def learn(self, clicks: Clicks) -> None:
+        """Learn clicks in their order."""
+        self.index.observe_all(clicks.queries.keys, clicks.items)
+
+    def predict(self, clicks: Clicks, known: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+        """Return the best items for each predicted click."""
+        return self.index.query(clicks.queries, DEEPEST, known).rows[clicks.predicted]
+
+    def predict_and_learn(self, clicks: Clicks, known: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+        """Return the same, learning."""
+        found = self.index.query_and_observe(clicks.queries, clicks.items, known, DEEPEST)
+        return found.rows[clicks.predicted]
+
+    def end_period(self) -> None:
+        """Nothing waits for the end of a period."""

@@ -1,0 +1,175 @@
+"""The report of the sessions protocol: runs models and baselines, prints and writes what quality reports print."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model_export.protocols.line_chart import line_chart
+from model_export.protocols.session_log import SessionLog, SessionLogError
+from model_export.protocols.sessions import ONLINE_CAUTION, Outcome, Tell, baselines, evaluate, ours
+
+OURS = "tailrace"
+SHOWN = {"recall@20": "R@20", "mrr@20": "MRR@20", "recall@10": "R@10", "mrr@10": "MRR@10"}
+BEGIN, END = "<!-- tailrace eval sessions: begin -->", "<!-- tailrace eval sessions: end -->"
+
+
+@dataclass(frozen=True)
+class SessionReport:
+    """Outcomes of one run and what they were made from."""
+
+    outcomes: tuple[Outcome, ...]
+    sha256: str
+    seed: int
+    sample: float
+    counts: dict[int, dict[str, int]]
+    wall_s: float
+    cpu_s: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values: our figures by setting, the baselines' by name."""
+        result: dict[str, Any] = {
+            "protocol": "sessions",
+            "data_sha256": self.sha256,
+            "seed": self.seed,
+            "sample": self.sample,
+            "wall_s": round(self.wall_s, 1),
+            "cpu_s": round(self.cpu_s, 1),
+            "counts": {str(period): counts for period, counts in self.counts.items()},
+            "baselines": {},
+        }
+        for outcome in self.outcomes:
+            if outcome.model == OURS:
+                result[outcome.setting] = outcome.to_dict()
+            else:
+                result["baselines"][outcome.model] = outcome.to_dict()
+        return result
+
+    def table(self) -> list[list[str]]:
+        """Return the table's head and rows."""
+        rows = [
+            [
+                "model",
+                "setting",
+                *(name.replace("recall", "R").replace("mrr", "MRR") for name in SHOWN),
+                "coverage",
+                "CPU-us",
+            ]
+        ]
+        for found in self.outcomes:
+            figures = [f"{found.mean.values[name]:.4f} ± {found.mean.errors[name]:.4f}" for name in SHOWN]
+            rows.append(
+                [found.model, found.setting, *figures, f"{found.coverage:.3f}", f"{found.cpu_us:.1f}"]
+            )
+        return rows
+
+    def remarks(self) -> list[str]:
+        """Return what is to be said with the figures."""
+        totals = {
+            name: sum(counts[name] for counts in self.counts.values())
+            for name in ("sessions", "clicks", "kept", "predictions")
+        }
+        periods = list(self.counts)
+        size = ", ".join(f"{count:,} {name}" for name, count in totals.items())
+        return [
+            f"Periods {periods[0]} to {periods[-1]}: {size}; known items "
+            f"{self.counts[periods[0]]['known_items']:,} to {self.counts[periods[-1]]['known_items']:,}. "
+            "Means over the periods ± standard errors, which take sessions as independent.",
+            f"Data SHA-256 {self.sha256}, seed {self.seed}, {100 * self.sample:g} % of the sessions; "
+            f"{self.wall_s:.0f} s, {self.cpu_s:.0f} CPU-s. CPU-us a prediction, learning included.",
+            ONLINE_CAUTION,
+        ]
+
+    def chart(self) -> str:
+        """Return R@20 over the periods as SVG."""
+        lines = {
+            f"{found.model}, {found.setting}": [
+                metrics.values["recall@20"] for metrics in found.periods.values()
+            ]
+            for found in self.outcomes
+        }
+        return line_chart("recall@20 by period", list(self.counts), lines)
+
+
+def periods_to_test(log: SessionLog, given: str) -> range:
+    """Return the periods to test.
+
+    Parameters
+    ----------
+    log
+        The clicks.
+    given
+        Such as ``1-4`` or ``3``; empty: all but the first.
+
+    Raises
+    ------
+    SessionLogError
+        If these are not periods of the log after its first.
+    """
+    first, last = int(log.periods.min()), int(log.periods.max())
+    match = re.fullmatch(r"(\d+)(?:-(\d+))?", given or f"{first + 1}-{last}")
+    if match is not None:
+        start, stop = int(match[1]), int(match[2] or match[1])
+        if first < start <= stop <= last:
+            return range(start, stop + 1)
+    raise SessionLogError(f"--periods: wanted A-B between {first + 1} and {last}, got {given!r}")
+
+
+def run(
+    log: SessionLog,
+    settings: Sequence[str],
+    tested: range,
+    seed: int,
+    sample: float,
+    *,
+    with_baselines: bool,
+    tell: Tell | None,
+) -> SessionReport:
+    """Evaluate our model in each setting, and the baselines online."""
+    started_s, cpu_s = time.perf_counter(), time.process_time()
+    outcomes = [evaluate(OURS, lambda: ours(log, seed), log, setting, tested, tell) for setting in settings]
+    if with_baselines:
+        for name, make in baselines(log).items():
+            outcomes.append(evaluate(name, make, log, "online", tested, tell))
+    return SessionReport(
+        tuple(outcomes),
+        log.sha256,
+        seed,
+        sample,
+        {period: log.counts(period) for period in tested},
+        time.perf_counter() - started_s,
+        time.process_time() - cpu_s,
+    )
+
+
+def write_section(path: Path, report: SessionReport, command: str, commit: str) -> None:
+    """Write the figures between two marks of a Markdown file; the rest of it stays."""
+    head, *rows = report.table()
+    lines = [
+        BEGIN,
+        "## Session clicks: the continual protocol",
+        "",
+        "Learn the periods before t, predict every next click of period t, rank all items known before it (ADER, "
+        "RecSys 2020).",
+        "",
+        f"Written by `{command}` at commit `{commit}`.",
+        "",
+        f"| {' | '.join(head)} |",
+        f"|{'---|' * len(head)}",
+        *(f"| {' | '.join(row)} |" for row in rows),
+        "",
+        *(line for remark in report.remarks() for line in (remark, "")),
+        END,
+    ]
+    section = "\n".join(lines)
+    old = path.read_text(encoding="utf-8") if path.exists() else "# Recommendation quality\n\n"
+    if BEGIN in old and END in old:
+        text = old[: old.index(BEGIN)] + section + old[old.index(END) + len(END) :]
+    else:
+        text = old.rstrip("\n") + "\n\n" + section + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,149 @@
+"""The continual protocol on session clicks: learn the periods before t, predict every next click of period t.
+
+In a test period clicks on items not seen in earlier periods are dropped, then sessions left with one click. For
+every next click all known items are ranked. Metrics are means over the periods. Two settings: `periodic` learns
+nothing inside the test period; `online` learns each click right after its prediction.
+
+Source: Mi, Lin and Faltings, "ADER: adaptively distilled exemplar replay", RecSys 2020, section 4.1.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from model_export.protocols.rank_metrics import RankMetrics, ranks_in
+from model_export.protocols.session_baselines import ItemNeighbours, Popularity, SequentialRules
+from model_export.protocols.session_log import SessionLog
+from model_export.protocols.session_models import PLAIN_VMIS, NeighbourModel, SessionModel
+from udfs.neighbours.scan_arrays import ScanSettings
+
+SETTINGS = ("online", "periodic")
+BATCH = 4096
+"""Clicks a call; models learn click by click inside."""
+ONLINE_CAUTION = (
+    "Online figures predict each click and then learn it. Where a file holds no times of day, as DIGINETICA does "
+    "not, a day's rows lie by the time since their session began, so a day's sessions run side by side: the gain "
+    "over periodic says little about a real stream."
+)
+Tell = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one model reached in one setting.
+
+    Parameters
+    ----------
+    model, setting
+        Names.
+    periods
+        Period to its metrics.
+    mean
+        Over the periods.
+    coverage
+        Share of the items known at the end that were among the first `DEEPEST` of any list.
+    cpu_us
+        CPU microseconds a prediction, learning included.
+    """
+
+    model: str
+    setting: str
+    periods: dict[int, RankMetrics]
+    mean: RankMetrics
+    coverage: float
+    cpu_us: float
+    wall_s: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return self.mean.to_dict() | {
+            "predictions": self.mean.predictions,
+            "coverage": round(self.coverage, 5),
+            "cpu_us_per_prediction": round(self.cpu_us, 2),
+            "wall_s": round(self.wall_s, 1),
+            "periods": {str(t): found.to_dict() for t, found in self.periods.items()},
+        }
+
+
+def ours(log: SessionLog, seed: int) -> SessionModel:
+    """Return the model that serves, empty."""
+    return NeighbourModel(ScanSettings(), len(log.item_ids))
+
+
+def baselines(log: SessionLog) -> dict[str, Callable[[], SessionModel]]:
+    """Return how to make each baseline."""
+    items = len(log.item_ids)
+    return {
+        "popularity": lambda: Popularity(items),
+        "sequential rules": SequentialRules,
+        "item-kNN per click": ItemNeighbours,
+        "VMIS-kNN per click": lambda: NeighbourModel(PLAIN_VMIS, items),
+    }
+
+
+def evaluate(
+    name: str,
+    make: Callable[[], SessionModel],
+    log: SessionLog,
+    setting: str,
+    tested: range,
+    tell: Tell | None = None,
+) -> Outcome:
+    """Play a log through one model.
+
+    Parameters
+    ----------
+    name, make
+        Of the model; it starts empty.
+    log
+        The clicks.
+    setting
+        One of `SETTINGS`.
+    tested
+        Periods to predict; those before are learnt.
+    tell
+        Called with a phase and the share that is done.
+
+    Raises
+    ------
+    ValueError
+        If the setting is unknown.
+    """
+    if setting not in SETTINGS:
+        raise ValueError(f"setting: wanted one of {', '.join(SETTINGS)}, got {setting!r}")
+    started_s, cpu_s = time.perf_counter(), 0.0
+    model = make()
+    found: dict[int, RankMetrics] = {}
+    shown = np.zeros(len(log.item_ids), np.bool_)
+    total, done = int((log.periods < tested.stop).sum()), 0
+    for period in range(int(log.periods.min()), tested.stop):
+        known = log.known(period)
+        lists: list[npt.NDArray[np.int32]] = []
+        period_cpu_s = time.process_time()
+        if period in tested and setting == "periodic":
+            lists = [model.predict(part, known) for part in log.clicks(period, BATCH, predicted_only=True)]
+        for part in log.clicks(period, BATCH):
+            if period in tested and setting == "online":
+                lists.append(model.predict_and_learn(part, known))
+            else:
+                model.learn(part)
+            done += len(part.items)
+            if tell is not None:
+                tell(f"{name}, {setting}", done / total)
+        model.end_period()
+        if period in tested:
+            cpu_s += time.process_time() - period_cpu_s
+            rows = np.concatenate(lists)
+            items, sessions = log.predicted(period)
+            found[period] = RankMetrics.of(ranks_in(rows, items), sessions)
+            shown[rows[rows >= 0]] = True
+    mean = RankMetrics.mean_of(list(found.values()))
+    coverage = float(shown.sum() / max(log.known(tested.stop - 1).sum(), 1))
+    cpu_us = cpu_s / max(mean.predictions, 1) * 1e6
+    return Outcome(name, setting, found, mean, coverage, cpu_us, time.perf_counter() - started_s)

@@ -1,0 +1,94 @@
+"""What a scan for candidates reads and writes: its settings, the sessions asked for, scratch space, the answer."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from udfs.neighbours.index_arrays import SESSION_CAP, IndexArrays
+
+SOURCES = ("first", "vmis", "next", "forward", "backward", "cosine", "pair", "hop")
+"""Scores of each candidate, in the order of the answer's last axis; `first` is the blend that chose it."""
+N_SOURCES = len(SOURCES)
+FIRST, VMIS, NEXT, FORWARD, BACKWARD, COSINE, PAIR, HOP = range(N_SOURCES)
+MAX_QUERY = 16
+
+
+class ScanSettings(NamedTuple):
+    """How neighbours are weighed. Defaults were chosen on periods 1 to 4 of DIGINETICA (docs/adr/0012)."""
+
+    query_items: int = 9
+    """Latest distinct items of the session that look for neighbours."""
+    query_decay: float = 0.7
+    """Weight of an item relative to the one clicked after it."""
+    neighbours: int = 150
+    length_power: float = 0.25
+    """A neighbour's similarity is divided by its length to this power."""
+    half_age_clicks: float = 300_000.0
+    """A neighbour's similarity is divided by e for each so many clicks of anybody since its last."""
+    match_decay: float = 0.1
+    """What a neighbour loses for each newer item of the session that it does not have."""
+    gap_clicks: float = 4.0
+    """An item's weight falls by e for each so many clicks between it and the match."""
+    backward: float = 0.8
+    """Weight of what a neighbour clicked before the match, relative to after."""
+    hop_items: int = 15
+    """Best candidates whose own sessions are read too; 0: no second hop."""
+    hop_sessions: int = 40
+    hop_share: float = 0.15
+    repeat_share: float = 0.3
+    repeat_decay: float = 0.8
+    popular_share: float = 0.1
+
+
+class Queries(NamedTuple):
+    """Sessions that ask for candidates: Q of them, their items one after the other."""
+
+    items: NDArray[np.int32]  # all sessions' item rows, each session's oldest first
+    start: NDArray[np.int64]  # (Q,) first of a session's items
+    stop: NDArray[np.int64]  # (Q,) behind its last; equal to start: nothing is asked
+    keys: NDArray[np.uint64]  # (Q,) the session's own key: it is no neighbour of itself
+
+
+class Scratch(NamedTuple):
+    """Space that a scan needs and leaves clean; one for each thread."""
+
+    similarity: NDArray[np.float64]  # (S,) 0 between scans
+    match: NDArray[np.int8]  # (S,)
+    touched: NDArray[np.int32]  # slots
+    keys: NDArray[np.uint64]
+    sums: NDArray[np.float64]  # (n, N_SOURCES) 0 between scans
+    found: NDArray[np.int32]  # (n,) item rows
+    mark: NDArray[np.int8]  # (n,) 1: the item is in `found`
+
+
+class Candidates(NamedTuple):
+    """The answer to Q queries, at most N candidates each, best first."""
+
+    counts: NDArray[np.int32]  # (Q,)
+    rows: NDArray[np.int32]  # (Q, N), -1 behind the count
+    scores: NDArray[np.float32]  # (Q, N, N_SOURCES), 0 behind the count
+
+
+def empty_scratch(arrays: IndexArrays, settings: ScanSettings, longest: int) -> Scratch:
+    """Return scratch space for this index."""
+    items = len(arrays.ring_start)
+    touched = max(settings.query_items, 1) * longest
+    return Scratch(
+        np.zeros(len(arrays.session_number), np.float64),
+        np.zeros(len(arrays.session_number), np.int8),
+        np.zeros(touched, np.int32),
+        np.zeros(max(touched, items) + SESSION_CAP, np.uint64),
+        np.zeros((items, N_SOURCES), np.float64),
+        np.zeros(items, np.int32),
+        np.zeros(items, np.int8),
+    )
+
+
+def empty_candidates(queries: int, limit: int) -> Candidates:
+    """Return an answer without candidates."""
+    return Candidates(
+        np.zeros(queries, np.int32),
+        np.full((queries, limit), -1, np.int32),
+        np.zeros((queries, limit, N_SOURCES), np.float32),
+    )
