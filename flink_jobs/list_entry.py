@@ -9,6 +9,8 @@ from schemas.records import ServedList
 from schemas.stored_list import META_FIELDS, load_slots, store_slots
 
 SESSION_ITEMS: Final = 20
+KEPT: Final = 1
+"""What `lists.lua` replies for a list that it stored."""
 # Length of a piece -> its part of a struct format. Propensities of 50 slots are the longest there is.
 MAX_PIECE_BYTES: Final = 1_500
 _LENGTHS: Final = [f"c{length}" for length in range(MAX_PIECE_BYTES + 1)]
@@ -102,7 +104,7 @@ def as_pieces(served: ServedList, entry: ListEntry) -> tuple[str, bytes]:
 
 def as_outcome(reply: Any, served: ServedList | None) -> Outcome:
     """What one reply of `lists.lua` says; `served` is the list sent, None for an erasure."""
-    if reply == 1:
+    if reply == KEPT:
         return Outcome("kept", served)
     if reply == 0:
         return Outcome("older", None)

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import redis
 
+from flink_jobs.list_columns import EncodedEntries
 from flink_jobs.list_entry import EraseEntry, ListEntry, Outcome, as_outcome, as_pieces
 from flink_jobs.model_views import write_items
 from schemas.records import Item, ServedList
@@ -142,6 +143,28 @@ class ListStore:
             outcomes += self._put_call(batch[start : start + self._users_per_call])
         return outcomes
 
+    def put_encoded(self, entries: EncodedEntries) -> list[Any]:
+        """Store lists that are encoded already, as `put` does.
+
+        Returns
+        -------
+        list
+            The function's reply an entry, in order; `list_entry.as_outcome` tells what it says.
+        """
+        replies: list[Any] = []
+        for start in range(0, len(entries.versions), self._users_per_call):
+            stop = start + self._users_per_call
+            arguments: list[str | bytes] = [str(self._ttl_s)]
+            for three in zip(
+                entries.versions[start:stop],
+                entries.shapes[start:stop],
+                entries.pieces[start:stop],
+                strict=True,
+            ):
+                arguments += three
+            replies += self._function(entries.keys[4 * start : 4 * stop], arguments)
+        return replies
+
     def put_counts(self, job: str, counts: Mapping[str, int | float | str]) -> None:
         """Store a job's counters as absolute values."""
         self.put_fields(stats_key(job), counts)
@@ -174,10 +197,13 @@ class ListStore:
                 keys += user_keys(served.tenant, served.user_id, self._hash_tags)
                 arguments += (served.version, *as_pieces(served, entry))
                 stamped.append(served)
-        replies = self._retry(
+        replies = self._function(keys, arguments)
+        return [as_outcome(reply, served) for reply, served in zip(replies, stamped, strict=True)]
+
+    def _function(self, keys: Sequence[str], arguments: Sequence[str | bytes]) -> Any:
+        return self._retry(
             lambda: self._client.execute_command("FCALL", FUNCTION, str(len(keys)), *keys, *arguments)
         )
-        return [as_outcome(reply, served) for reply, served in zip(replies, stamped, strict=True)]
 
     def load_function(self) -> None:
         """Give the store its function; what stood under the name is replaced."""

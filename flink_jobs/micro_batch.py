@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -18,8 +18,8 @@ MAX_RANKED_MEMORY = 200_000
 LOOKED_AT = 4
 """Owed users looked at for each that may be ranked: a tick costs the same however many wait."""
 
-Refresh = Callable[[UserState, int], UserState]
-"""Gives a state whose vector belongs to the named model epoch."""
+Refresh = Callable[[Sequence[UserState], int], list[UserState]]
+"""Gives states whose vectors belong to the named model epoch."""
 
 
 class _Due(NamedTuple):
@@ -74,7 +74,7 @@ class MicroBatch:
     Parameters
     ----------
     refresh
-        Brings the vector of a state that leaves for ranking up to date.
+        Brings the vectors of states that leave for ranking up to date, all of a batch in one call.
     users, pending
         Flink map states: user key → state blob, user key → nothing.
     shard
@@ -101,6 +101,7 @@ class MicroBatch:
         self._states: dict[str, UserState | None] = {}
         self._due: dict[str, _Due] = {}
         self._erased: dict[str, str] = {}
+        self._sent: dict[str, tuple[UserState, bytes]] = {}
 
     def load(self, key: str) -> UserState | None:
         """Give the user's state as of now, read once a batch."""
@@ -145,7 +146,7 @@ class MicroBatch:
     def settle(self, key: str, state: UserState, now_ms: int) -> Iterator[Row]:
         """Rank an owed user in `state`, before an event that asks for no ranking changes it."""
         if self.shard.epoch and key in self.shard.pending and key not in self._due:
-            yield self._snapshot(key, state, now_ms)
+            yield from self._snapshots([(key, state)], now_ms)
 
     def settle_due(self, now_ms: int, at_most: int) -> Iterator[Row]:
         """Rank owed users whose turn has come, longest owed first, looking at a bounded number."""
@@ -153,12 +154,14 @@ class MicroBatch:
             return
         first = list(islice(self.shard.pending, LOOKED_AT * at_most))
         due = [key for key in first if self._pace.may_rank(key, Urgency.SOON, now_ms)]
+        leaving = []
         for key in due[:at_most]:
             state = self.load(key)
             if state is None:
                 self._settled(key)
             else:
-                yield self._snapshot(key, state, now_ms)
+                leaving.append((key, state))
+        yield from self._snapshots(leaving, now_ms)
 
     def finish(self, now_ms: int) -> Iterator[Row]:
         """Send out what is due, owe what must wait, and write each changed user."""
@@ -166,12 +169,14 @@ class MicroBatch:
             self._settled(key)
             yield Row(ERASE, key, b"", version, 0, 0)
         # Without a model nothing can be ranked; the first activation owes everyone a list.
+        leaving = []
         for key, (state, urgency) in self._due.items() if self.shard.epoch else ():
             # A state that has moved on must be ranked as it was, or the list would depend on batch boundaries.
             if state is not self._states[key] or self._pace.may_rank(key, urgency, now_ms):
-                yield self._snapshot(key, state, now_ms)
+                leaving.append((key, state))
             else:
                 self.owe(key)
+        yield from self._snapshots(leaving, now_ms)
         for key, state in self._states.items():
             if state is self._before[key]:
                 continue
@@ -179,20 +184,30 @@ class MicroBatch:
                 self._settled(key)
                 self._users.remove(key)
             else:
-                self._users.put(key, state.encode())
+                sent = self._sent.get(key)
+                self._users.put(key, sent[1] if sent is not None and sent[0] is state else state.encode())
 
-    def _snapshot(self, key: str, state: UserState, now_ms: int) -> Row:
+    def _snapshots(self, leaving: Sequence[tuple[str, UserState]], now_ms: int) -> Iterator[Row]:
+        """Rank users in the given states; the vectors of their newest states come along."""
+        if not leaving:
+            return
         epoch = self.shard.epoch
-        current = self._states[key]
-        refreshed = self._refresh(state, epoch)
-        if current is state:
-            self._states[key] = refreshed
-        elif current is not None:
-            self._states[key] = self._refresh(current, epoch)
-        self._settled(key)
-        self._pace.ranked(key, now_ms)
-        version = self._version(state.newest_offset)
-        return Row(RANK, key, refreshed.encode(), version, state.last_ms, epoch)
+        moved_on = [
+            (key, current)
+            for key, state in leaving
+            if (current := self._states[key]) is not state and current is not None
+        ]
+        refreshed = self._refresh([state for _, state in (*leaving, *moved_on)], epoch)
+        for (key, state), snapshot in zip(leaving, refreshed, strict=False):
+            if self._states[key] is state:
+                self._states[key] = snapshot
+            self._settled(key)
+            self._pace.ranked(key, now_ms)
+            data = snapshot.encode()
+            self._sent[key] = (snapshot, data)
+            yield Row(RANK, key, data, self._version(snapshot.newest_offset), snapshot.last_ms, epoch)
+        for (key, _), current in zip(moved_on, refreshed[len(leaving) :], strict=True):
+            self._states[key] = current
 
     def _settled(self, key: str) -> None:
         if key in self.shard.pending:

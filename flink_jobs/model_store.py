@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections import OrderedDict
 from typing import NamedTuple
 
+from flink_jobs.list_columns import BundleTexts
 from flink_jobs.settings import Model
 from udfs.item_factors import ItemFactors
 from udfs.model.bundle import Bundle, BundleRefused
@@ -16,7 +18,7 @@ RETRY_S = 5.0
 
 class _Held(NamedTuple):
     bundle: Bundle
-    item_of: dict[int, str]
+    texts: BundleTexts
 
 
 class ModelStore:
@@ -49,9 +51,9 @@ class ModelStore:
         """Give the epochs held, the one used last at the end."""
         return list(self._bundles)
 
-    def item_of(self, epoch: int) -> dict[int, str]:
-        """Give item hash → item id of a held epoch."""
-        return self._bundles[epoch].item_of
+    def texts(self, epoch: int) -> BundleTexts:
+        """Give the texts of a held epoch."""
+        return self._bundles[epoch].texts
 
     def newest_held(self) -> Bundle | None:
         """Give the bundle used last, the one to fall back to."""
@@ -70,10 +72,10 @@ class ModelStore:
         except BundleRefused as refused:
             self._refused[epoch] = (time.monotonic(), str(refused))
             return None
-        self._bundles[epoch] = held = _Held(
-            bundle,
-            dict(zip(bundle.items.columns.hashes.tolist(), bundle.items.item_ids, strict=True)),
-        )
+        self._bundles[epoch] = held = _Held(bundle, BundleTexts.of(bundle))
         while len(self._bundles) > HELD:
             self._bundles.popitem(last=False)
+        # What is loaded now stays; the collector need not walk it again in the middle of a batch.
+        gc.collect()
+        gc.freeze()
         return held

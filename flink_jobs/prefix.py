@@ -17,8 +17,9 @@ from flink_jobs.shards import shard_keys, shard_sql
 
 EVENTS, CONTROL, CREDITS = "recs.events.v1", "recs.control.v1", "recs.credits.v1"
 
-FETCH_BYTES, FETCH_WAIT_MS = 32_768, 20
-"""A fetch waits this long for this much: otherwise every few events cost a request."""
+FETCH = {EVENTS: (32_768, 20), CONTROL: (1, 500), CREDITS: (1, 500)}
+"""Bytes that a fetch waits for, and for how many ms: events come all the time, and otherwise every few of them
+would cost a request; the others are rare, and an answer that nothing came costs as much as one with a record."""
 
 SOURCE_STRIDE = 1_000_000
 """`partition // SOURCE_STRIDE` tells the source topic, see `SOURCES`; the remainder is Kafka's partition."""
@@ -96,6 +97,7 @@ def _watermark(topic: str) -> str:
 
 def _source_table(index: int, topic: str, settings: Settings, group_id: str) -> str:
     kafka = settings.kafka
+    fetch_bytes, fetch_wait_ms = FETCH[topic]
     return f"""
         CREATE TEMPORARY TABLE source_{index} (
             raw_key STRING, raw_value BYTES,
@@ -111,7 +113,7 @@ def _source_table(index: int, topic: str, settings: Settings, group_id: str) -> 
             'properties.bootstrap.servers' = '{kafka.bootstrap_servers}',
             'properties.group.id' = '{group_id}',
             'properties.isolation.level' = 'read_committed',
-            'properties.fetch.min.bytes' = '{FETCH_BYTES}', 'properties.fetch.max.wait.ms' = '{FETCH_WAIT_MS}',
+            'properties.fetch.min.bytes' = '{fetch_bytes}', 'properties.fetch.max.wait.ms' = '{fetch_wait_ms}',
             'scan.startup.mode' = '{settings.job.starting_offsets}',
             'scan.watermark.idle-timeout' = '2 s',
             'key.format' = 'raw', 'key.fields' = 'raw_key',

@@ -12,7 +12,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -20,21 +20,20 @@ import redis
 from pyflink.table.udf import FunctionContext, ScalarFunction
 
 from flink_jobs.catalogue_feed import CatalogueFeed
-from flink_jobs.list_entry import EraseEntry, ListEntry
+from flink_jobs.list_columns import encode_entries, encode_served
+from flink_jobs.list_entry import KEPT, EraseEntry, as_outcome
 from flink_jobs.list_store import ListStore, connect
 from flink_jobs.model_store import ModelStore
 from flink_jobs.output_rows import COUNTS, ERASE, PRELOAD, RANK
 from flink_jobs.settings import Settings, load
-from flink_jobs.user_shell import JOB
-from flink_jobs.user_view import recent_items, user_features
+from flink_jobs.user_shell import JOB, wall_clock_ms
 from schemas.codec import Codec, encode
 from schemas.ids import split_user_key
 from schemas.records import ServedList
 from schemas.redis_keys import MODEL_WORKERS
-from udfs.model.bundle import Bundle
-from udfs.ranking.rank import Ranked, RankSettings, rank_batch
+from udfs.ranking.rank import RankSettings, rank_columns
+from udfs.ranking.ranked import RankedBatch
 from udfs.ranking.snapshot import Snapshot
-from udfs.user_state import UserState
 
 VARIANT = "default"
 ACKNOWLEDGE_EVERY_S = 5.0
@@ -102,69 +101,59 @@ class RankLists(ScalarFunction):
         epoch: pd.Series,
     ) -> pd.Series:
         """Handle one Arrow batch of output rows (`output_rows.OUTPUT_TYPE`, all kinds but the first two)."""
-        kinds = kind.to_numpy()
+        kinds, keys, payloads, versions = kind.to_numpy(), key.tolist(), payload.tolist(), version.tolist()
+        times, epochs = at_ms.tolist(), epoch.tolist()
         served: list[bytes | None] = [None] * len(kinds)
-        rankings = np.flatnonzero(kinds == RANK)
-        if len(rankings):
+        by_epoch: dict[int, list[int]] = {}
+        for place in np.flatnonzero(kinds == RANK).tolist():
+            by_epoch.setdefault(epochs[place], []).append(place)
+        for wanted, places in sorted(by_epoch.items()):
             snapshots = [
-                Snapshot(user, *split_user_key(user), _v, int(at), int(model), state)
-                for user, _v, at, model, state in zip(
-                    key.iloc[rankings],
-                    version.iloc[rankings],
-                    at_ms.iloc[rankings],
-                    epoch.iloc[rankings],
-                    payload.iloc[rankings],
-                    strict=True,
+                Snapshot(
+                    keys[place],
+                    *split_user_key(keys[place]),
+                    versions[place],
+                    times[place],
+                    wanted,
+                    payloads[place],
                 )
+                for place in places
             ]
-            for place, record in zip(rankings, self._rank(snapshots), strict=True):
+            for place, record in zip(places, self._rank(wanted, snapshots), strict=True):
                 served[place] = record
-        for place in np.flatnonzero(kinds != RANK):
-            self._other(int(kinds[place]), key[place], payload[place], version[place], int(epoch[place]))
+        counts = {}
+        for place in np.flatnonzero(kinds != RANK).tolist():
+            if kinds[place] == ERASE:
+                self._store.put([EraseEntry(*split_user_key(keys[place]), versions[place])])
+            elif kinds[place] == COUNTS:
+                counts[keys[place]] = json.dumps(
+                    {"_v": versions[place], "counts": json.loads(payloads[place])}
+                )
+            elif kinds[place] == PRELOAD:
+                self._acknowledge(epochs[place])
+        self._store.put_counts(JOB, counts)
+        changed = self._catalogue.take_changes()
+        if changed:
+            self._store.put_items(changed)
         if time.monotonic() - self._acknowledged_s > ACKNOWLEDGE_EVERY_S:
             self._acknowledge()
         return pd.Series(served, dtype=object)
 
-    def _other(self, kind: int, key: str, payload: bytes, version: str, epoch: int) -> None:
-        if kind == ERASE:
-            self._store.put([EraseEntry(*split_user_key(key), version)])
-        elif kind == COUNTS:
-            self._store.put_counts(JOB, {key: json.dumps({"_v": version, "counts": json.loads(payload)})})
-        elif kind == PRELOAD:
-            self._acknowledge(epoch)
-
-    def _rank(self, snapshots: list[Snapshot]) -> list[bytes | None]:
-        """Rank in the given order; a list comes from exactly one epoch."""
-        results: list[tuple[Ranked, Bundle] | None] = [None] * len(snapshots)
-        for epoch in sorted({snapshot.epoch for snapshot in snapshots}):
-            # A bundle that went bad after it was activated: the one that served before keeps serving.
-            bundle = self._models.bundle(epoch) or self._models.newest_held()
-            if bundle is None:
-                continue
-            places = [place for place, snapshot in enumerate(snapshots) if snapshot.epoch == epoch]
-            view = self._catalogue.view(bundle)
-            chosen = [snapshots[place] for place in places]
-            ranked = rank_batch(bundle, chosen, view, self._rank_settings)
-            for place, list_ in zip(places, ranked, strict=True):
-                results[place] = (list_, bundle)
-            self._active_epoch = bundle.epoch
-        changed = self._catalogue.take_changes()
-        if changed:
-            self._store.put_items(changed)
-        done = [place for place, result in enumerate(results) if result is not None]
-        outcomes = self._store.put(
-            [
-                _entry(snapshots[place], ranked, bundle, self._models.item_of(bundle.epoch))
-                for place, (ranked, bundle) in zip(done, filter(None, results), strict=True)
-            ]
-        )
-        stored_ms = time.time_ns() // 1_000_000
-        records: list[bytes | None] = [None] * len(snapshots)
-        for place, outcome in zip(done, outcomes, strict=True):
-            if outcome.served is not None:
-                stood = outcome.state == "equal"
-                list_ = outcome.served if stood else outcome.served._replace(served_time=stored_ms)
-                records[place] = encode(list_)
+    def _rank(self, epoch: int, snapshots: list[Snapshot]) -> Sequence[bytes | None]:
+        """Rank users with one epoch, and give the record of each list that stands in the store."""
+        # A bundle that went bad after it was activated: the one that served before keeps serving.
+        bundle = self._models.bundle(epoch) or self._models.newest_held()
+        if bundle is None:
+            return [None] * len(snapshots)
+        batch = rank_columns(bundle, snapshots, self._catalogue.view(bundle), self._rank_settings)
+        self._active_epoch = bundle.epoch
+        texts, hash_tags = self._models.texts(bundle.epoch), self._settings.redis.hash_tags
+        replies = self._store.put_encoded(encode_entries(batch, texts, VARIANT, wall_clock_ms(), hash_tags))
+        records: list[bytes | None] = list(encode_served(batch, texts, VARIANT, wall_clock_ms()))
+        for user, reply in enumerate(replies):
+            if reply != KEPT:
+                stood = as_outcome(reply, _served_list(batch, user)).served
+                records[user] = None if stood is None else encode(stood)
         return records
 
     def _acknowledge(self, preload: int | None = None) -> None:
@@ -179,7 +168,9 @@ class RankLists(ScalarFunction):
             if bundle is not None:
                 # Ranks one unknown user, so that kernels and sessions are warm before the epoch serves.
                 warm = Snapshot("default/", "default", "", "0" * 32, 0, preload, b"")
-                rank_batch(bundle, [warm], self._catalogue.view(bundle), self._rank_settings)
+                batch = rank_columns(bundle, [warm], self._catalogue.view(bundle), self._rank_settings)
+                encode_entries(batch, self._models.texts(preload), VARIANT, 0, hash_tags=True)
+                encode_served(batch, self._models.texts(preload), VARIANT, 0)
         state = {
             "epochs": self._models.held(),
             "refused": refused,
@@ -187,25 +178,25 @@ class RankLists(ScalarFunction):
             "catalogue_mark": self._catalogue.mark,
             "catalogue_refused": self._catalogue.refused,
             "store_retries": self._store.retries,
-            "at_ms": time.time_ns() // 1_000_000,
+            "at_ms": wall_clock_ms(),
         }
         self._store.put_fields(MODEL_WORKERS, {self._worker: json.dumps(state)})
 
 
-def _entry(snapshot: Snapshot, ranked: Ranked, bundle: Bundle, item_of: Mapping[int, str]) -> ListEntry:
-    served = ServedList(
+def _served_list(batch: RankedBatch, user: int) -> ServedList:
+    """Give one list of a batch as a record that was not stored yet."""
+    ranked = batch.list_of(user)
+    return ServedList(
         rec_id=ranked.rec_id,
         tenant=ranked.tenant,
         user_id=ranked.user_id,
         version=ranked.version,
         event_time=ranked.at_ms,
-        served_time=0,  # stamped by the list store
+        served_time=0,
         epoch=ranked.epoch,
         model_version=ranked.model_version,
         variant=VARIANT,
         index_mark=ranked.index_mark,
         items=ranked.items,
-        snapshot=snapshot.state,
+        snapshot=batch.snapshots[user].state,
     )
-    state = UserState.decode(snapshot.state)
-    return ListEntry(served, recent_items(state, item_of), user_features(state, bundle.items.category_names))

@@ -18,7 +18,7 @@ It knows batches, shards, timers and state; the logic knows none of them.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pyflink.common import Row, Types
@@ -40,7 +40,7 @@ from schemas.refusal import Refused
 from schemas.validation import effective_time, validate_control, validate_event
 from udfs.user_logic import LogicSettings, Position, Step, Urgency, UserLogic
 from udfs.user_state import UserState
-from udfs.user_vector import refresh_embedding
+from udfs.user_vector import refresh_embeddings
 
 JOB = "recommend"
 TICK_MS = 100
@@ -89,7 +89,7 @@ class UserShell(KeyedProcessFunction):
     def process_element(self, value: Any, ctx: KeyedProcessFunction.Context) -> Iterator[Row]:
         """Apply one micro-batch (`prefix.BATCH_TYPE`)."""
         keys, payloads, partitions, offsets, times, window_end_ms = value
-        now_ms = _wall_clock_ms()
+        now_ms = wall_clock_ms()
         self._pace.observe_lag(now_ms - window_end_ms)
         batch = self._open_batch(ctx)
         rows = zip(partitions, offsets, keys, payloads, times, strict=True)
@@ -133,7 +133,7 @@ class UserShell(KeyedProcessFunction):
             yield Row(SESSION, key, encode(delta), "", delta.event_time, 0)
         before = batch.load(key)
         if step.rank is Urgency.NEVER and before is not None and step.state is not before:
-            yield from batch.settle(key, before, _wall_clock_ms())
+            yield from batch.settle(key, before, wall_clock_ms())
         batch.keep(key, step, offset, control_seq)
 
     # --- control ------------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ class UserShell(KeyedProcessFunction):
     def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> Iterator[Row]:
         """Rank who is owed it and publish the counts (processing time); look at idle users (event time)."""
         batch = self._open_batch(ctx)
-        now_ms = _wall_clock_ms()
+        now_ms = wall_clock_ms()
         if ctx.time_domain() == TimeDomain.EVENT_TIME:
             self._wake(batch, timestamp, ctx)
         else:
@@ -209,9 +209,9 @@ class UserShell(KeyedProcessFunction):
             version = format_version(self._settings.job.generation, shard.counts_seq, 0)
             yield Row(COUNTS, str(shard.index), shard.encode_counts(), version, 0, 0)
 
-    def _refresh(self, state: UserState, epoch: int) -> UserState:
+    def _refresh(self, states: Sequence[UserState], epoch: int) -> list[UserState]:
         factors = self._models.factors(epoch)
-        return state if factors is None else refresh_embedding(state, factors, epoch)
+        return list(states) if factors is None else refresh_embeddings(states, factors, epoch)
 
     # --- opening and closing a call -----------------------------------------------------------------------
 
@@ -244,7 +244,8 @@ class UserShell(KeyedProcessFunction):
         self._shard.update(shard.encode())
 
 
-def _wall_clock_ms() -> int:
+def wall_clock_ms() -> int:
+    """Give the time of this machine in milliseconds since 1970 UTC; no output of the logic depends on it."""
     return time.time_ns() // 1_000_000
 
 

@@ -88,11 +88,13 @@ def split_user_key(key: str) -> tuple[str, str]:
     ('default', 'a/b')
     """
     parts = key.split("/")
-    if len(parts) != 2 or "{" in key or "}" in key or _PERCENT_LEFT.search(key):
+    if len(parts) != 2 or "{" in key or "}" in key or ("%" in key and _PERCENT_LEFT.search(key)):
         raise Refused(
             "key_mismatch", f"key: wanted tenant/user with % {{ }} / percent-encoded, got {key[:300]!r}"
         )
-    tenant, user_id = (_ESCAPED.sub(lambda found: _UNESCAPES[found[1]], part) for part in parts)
+    tenant, user_id = parts
+    if "%" in key:
+        tenant, user_id = (_ESCAPED.sub(lambda found: _UNESCAPES[found[1]], part) for part in parts)
     return tenant, user_id
 
 

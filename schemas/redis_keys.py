@@ -41,8 +41,23 @@ def user_keys(tenant: str, user_id: str, hash_tags: bool = True) -> UserKeys:
     >>> user_keys("default", "u1").rec, user_keys("acme", "u1", hash_tags=False).meta
     ('usr:rec:{u1}', 't:acme:usr:rec:meta:u1')
     """
-    prefix = _prefix(tenant)
-    tagged = _tagged(escape_id(user_id), hash_tags)
+    return _user_keys(_prefix(tenant), escape_id(user_id), hash_tags)
+
+
+def keys_of_user_key(key: str, hash_tags: bool = True) -> UserKeys:
+    """The same from a Kafka key (`schemas.ids.user_key`), whose parts are percent-encoded already.
+
+    Examples
+    --------
+    >>> keys_of_user_key("acme/a%2Fb") == user_keys("acme", "a/b")
+    True
+    """
+    tenant, _, escaped_id = key.partition("/")
+    return _user_keys("" if tenant == DEFAULT_TENANT else f"t:{tenant}:", escaped_id, hash_tags)
+
+
+def _user_keys(prefix: str, escaped_id: str, hash_tags: bool) -> UserKeys:
+    tagged = _tagged(escaped_id, hash_tags)
     return UserKeys(
         f"{prefix}usr:rec:{tagged}",
         f"{prefix}usr:rec:meta:{tagged}",

@@ -16,7 +16,7 @@ from schemas.records import ServedItem
 # One letter a slot instead of a name of ten bytes.
 SOURCE_LETTERS: Final = {"ranker": "r", "embedding": "e", "neighbours": "n", "repeat": "b", "popular": "p"}
 _SOURCE_OF_LETTER: Final = {letter: source for source, letter in SOURCE_LETTERS.items()}
-_FIRST_PLACE: Final = 48  # "0": places 0 to 49 are "0" to "a"
+FIRST_PLACE: Final = 48  # "0": places 0 to 49 are "0" to "a"
 MAX_SLOTS: Final = 50
 
 # Fields of the meta HASH in the order in which the list store's function returns them.
@@ -102,7 +102,7 @@ def _order(ids: Sequence[str], scores: Sequence[float]) -> str:
     ranked = sorted(range(len(ids)), key=lambda slot: (scores[slot], ids[slot].encode()), reverse=True)
     places = [""] * len(ids)
     for place, slot in enumerate(ranked):
-        places[slot] = chr(_FIRST_PLACE + place)
+        places[slot] = chr(FIRST_PLACE + place)
     return "".join(places) if ranked != list(range(len(ids))) else ""
 
 
@@ -126,7 +126,7 @@ def load_slots(
         raise ValueError(
             f"slots: {len(scored)} items, {len(chances)} propensities, sources {sources!r}, order {order!r}"
         )
-    ranked = [scored[ord(place) - _FIRST_PLACE] for place in order] if order else scored
+    ranked = [scored[ord(place) - FIRST_PLACE] for place in order] if order else scored
     return tuple(
         ServedItem(item_id, score, _SOURCE_OF_LETTER[letter], float(chance))
         for (item_id, score), letter, chance in zip(ranked, sources, chances, strict=True)

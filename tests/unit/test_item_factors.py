@@ -13,6 +13,7 @@ import udfs.item_factors
 from schemas.ids import category_hash, item_hash
 from udfs.item_factors import FOLD_IN_FROM, ItemFactors, fold_in_rows, fold_in_user
 from udfs.user_state import FOLDED_IN
+from udfs.user_vector import refresh_embeddings
 
 
 def random_items(n: int, dim: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -155,3 +156,12 @@ def test_no_known_item_gives_no_vector_and_a_missing_model_changes_nothing():
     unknown = refreshed._replace(item_hashes=b"\1" * len(refreshed.item_hashes))
     empty = logic.refresh_embedding(unknown, EPOCH)
     assert empty.embedding == b"" and not empty.flags & FOLDED_IN
+
+
+def test_users_refreshed_together_get_the_bits_that_each_gets_alone():
+    logic, model = user_logic(), small_model()
+    states = [run(logic, views(count))[-1].state for count in (1, 2, FOLD_IN_FROM - 1, FOLD_IN_FROM, 7)]
+    states.append(run(logic, views(6, known=False))[-1].state)
+    together = refresh_embeddings(states, model, EPOCH)
+    assert together == [refresh_embeddings([state], model, EPOCH)[0] for state in states]
+    assert refresh_embeddings([], model, EPOCH) == []

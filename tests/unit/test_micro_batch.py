@@ -34,7 +34,7 @@ class Shard:
 
     def batch(self) -> MicroBatch:
         return MicroBatch(
-            lambda state, epoch: state, self.users, self.pending, self.record, self.pace, generation=0
+            lambda states, epoch: list(states), self.users, self.pending, self.record, self.pace, generation=0
         )
 
     def run(self, offsets_and_types: list[tuple[int, str]], now_ms: int) -> list[Row]:

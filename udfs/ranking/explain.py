@@ -9,7 +9,7 @@ from udfs.model.bundle import Bundle
 from udfs.ranking.catalogue import CatalogueView
 from udfs.ranking.exploration import fill_slots, list_seed, play_probabilities
 from udfs.ranking.features import FEATURE_NAMES
-from udfs.ranking.rank import SCORE_DECIMALS, Prepared, RankSettings, prepare
+from udfs.ranking.rank import PROPENSITY_DECIMALS, SCORE_DECIMALS, Prepared, RankSettings, prepare
 from udfs.ranking.retrieval import RETRIEVERS
 from udfs.ranking.rules import bought_recently
 from udfs.ranking.snapshot import Snapshot
@@ -120,7 +120,7 @@ def explain(
         contributions={} if place is None else _contributions(bundle, found, place, settings),
         slot=None if slot is None else slot + 1,
         slot_source=None if slot is None else SOURCES[lists.arms[0, slot]],
-        propensity=None if slot is None else float(lists.propensity[0, slot]),
+        propensity=None if slot is None else round(float(lists.propensity[0, slot]), PROPENSITY_DECIMALS),
         draw=None if slot is None else float(lists.draws[0, slot]),
         arm_probabilities=dict(zip(SOURCES, probabilities[0].tolist(), strict=True)),
     )

@@ -17,10 +17,12 @@ from udfs.model.refusal import BundleRefused
 
 PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 CPU = ("CPUExecutionProvider",)
+MAX_SCORE = 1e9
+"""Six decimals of such a number are exact in float64; a score beyond it is an error of the model."""
 
 
 class NotFiniteScoreError(ValueError):
-    """A ranker answered NaN or infinity for finite features."""
+    """A ranker answered NaN, infinity or a number beyond `MAX_SCORE` for finite features."""
 
 
 class OnnxRanker:
@@ -97,7 +99,7 @@ class OnnxRanker:
         Raises
         ------
         NotFiniteScoreError
-            For a NaN or an infinity among the scores.
+            For a NaN or a number beyond `MAX_SCORE` among the scores.
         """
         if self.row_exact:
             scores = self._run(features)
@@ -106,8 +108,9 @@ class OnnxRanker:
             for start in range(0, len(features), rows_a_user):
                 stop = start + rows_a_user
                 scores[start:stop] = self._run(features[start:stop])
-        if not np.isfinite(scores).all():
-            row = int(np.flatnonzero(~np.isfinite(scores))[0])
+        fit = np.abs(scores) <= MAX_SCORE  # false for NaN
+        if not fit.all():
+            row = int(np.argmin(fit))
             raise NotFiniteScoreError(f"ranker: score {scores[row]} in row {row} of {len(scores)}")
         return scores
 

@@ -13,22 +13,25 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_128_hexdigest
 
-from schemas.records import ServedItem
 from udfs.model.bundle import Bundle
 from udfs.ranking.catalogue import CatalogueView
-from udfs.ranking.exploration import Lists, fill_slots, list_seed, play_probabilities
+from udfs.ranking.exploration import fill_slots, list_seed, play_probabilities
 from udfs.ranking.feature_kernel import compute_features
 from udfs.ranking.first_stage import Finalists, pick_finalists
 from udfs.ranking.history import History
 from udfs.ranking.item_index import ItemIndex
+from udfs.ranking.ranked import Ranked as Ranked
+from udfs.ranking.ranked import RankedBatch
 from udfs.ranking.retrieval import Candidates, find_history, retrieve
 from udfs.ranking.rules import check_lists
 from udfs.ranking.snapshot import Snapshot, StateColumns, decode_states
-from udfs.user_state import SOURCES, UserState
-from udfs.user_vector import refresh_embedding
+from udfs.user_state import UserState
+from udfs.user_vector import refresh_embeddings
 
 SCORE_DECIMALS = 6
 """Enough to tell scores apart; their texts in the store are half as long."""
+PROPENSITY_DECIMALS = 9
+"""Logged and stored alike; the floor is .01, so the part that is cut off is below one in ten million."""
 
 _REC_ID = Struct("<QqqI")
 
@@ -57,24 +60,6 @@ class RankSettings:
             )
         if not 0.0 <= self.diversity <= 1.0:
             raise ValueError(f"diversity: wanted 0 to 1, got {self.diversity}")
-
-
-class Ranked(NamedTuple):
-    """One user's list, all of a `ServedList` that ranking decides.
-
-    `items` stand in the order of their slots; their scores are the ranker's and need not descend, because
-    diversity and exploration reorder.
-    """
-
-    rec_id: str
-    tenant: str
-    user_id: str
-    version: str
-    at_ms: int
-    epoch: int
-    model_version: str
-    index_mark: int
-    items: list[ServedItem]
 
 
 class Prepared(NamedTuple):
@@ -128,6 +113,19 @@ def prepare(
 def rank_batch(
     bundle: Bundle, snapshots: Sequence[Snapshot], catalogue: CatalogueView, settings: RankSettings
 ) -> list[Ranked]:
+    """Rank users with one epoch of the model: `rank_columns` as records.
+
+    Returns
+    -------
+    list[Ranked]
+        In the order of the snapshots.
+    """
+    return rank_columns(bundle, snapshots, catalogue, settings).lists() if snapshots else []
+
+
+def rank_columns(
+    bundle: Bundle, snapshots: Sequence[Snapshot], catalogue: CatalogueView, settings: RankSettings
+) -> RankedBatch:
     """Rank users with one epoch of the model.
 
     Parameters
@@ -136,7 +134,7 @@ def rank_batch(
         The epoch. It need not be the one that a snapshot names: then the vector is folded in again, and the
         list names the epoch that made it.
     snapshots
-        Users in any order, any number of them.
+        At least one user, in any order.
     catalogue
         A view of this bundle.
     settings
@@ -144,7 +142,7 @@ def rank_batch(
 
     Returns
     -------
-    list[Ranked]
+    RankedBatch
         In the order of the snapshots. A list is shorter than `list_size` only where the catalogue has no more
         items that the rules allow.
 
@@ -159,8 +157,6 @@ def rank_batch(
     """
     if catalogue.index is not bundle.items:
         raise ValueError("the catalogue view belongs to another bundle; make one with CatalogueView(bundle)")
-    if not snapshots:
-        return []
     prepared = prepare(bundle.items, snapshots, catalogue, settings, bundle.epoch)
     scores = bundle.ranker.score(prepared.features, settings.finalists)
     seeds = [list_seed(snapshot.key, snapshot.version, bundle.epoch) for snapshot in snapshots]
@@ -185,62 +181,47 @@ def rank_batch(
         settings.rebuy_after_ms,
     )
     slot_scores = np.take_along_axis(scores.reshape(len(snapshots), -1), lists.places, axis=1)
-    rounded = np.asarray(np.round(slot_scores.astype(np.float64), SCORE_DECIMALS), np.float64)
-    return _assemble(bundle, snapshots, catalogue.mark, rows, rounded, lists, seeds)
+    return RankedBatch(
+        bundle,
+        snapshots,
+        catalogue.mark,
+        prepared.states,
+        prepared.history,
+        lists.counts,
+        rows,
+        np.round(slot_scores.astype(np.float64), SCORE_DECIMALS),
+        lists.arms,
+        np.round(lists.propensity, PROPENSITY_DECIMALS),
+        _rec_ids(seeds, bundle, catalogue.mark, rows, lists.counts),
+    )
 
 
 def _refold(index: ItemIndex, snapshots: Sequence[Snapshot], states: StateColumns, epoch: int) -> None:
     """Put vectors of this epoch in the place of others, by the rule and rounding that states have."""
     stale = (states.embedding_epoch != epoch) | ((states.dim != 0) & (states.dim != index.factors.dim))
-    for user in np.flatnonzero(stale & (states.n_interactions > 0)):
-        state = refresh_embedding(UserState.decode(snapshots[user].state), index.factors, epoch)
+    users = np.flatnonzero(stale & (states.n_interactions > 0))
+    if not len(users):
+        return
+    decoded = [UserState.decode(snapshots[user].state) for user in users]
+    for user, state in zip(users, refresh_embeddings(decoded, index.factors, epoch), strict=True):
         vector = np.frombuffer(state.embedding, "<f2")
         states.dim[user] = len(vector)
         states.embedding[user, : len(vector)] = vector
 
 
-def _assemble(
+def _rec_ids(
+    seeds: Sequence[int],
     bundle: Bundle,
-    snapshots: Sequence[Snapshot],
     mark: int,
     rows: NDArray[np.int32],
-    scores: NDArray[np.float64],
-    lists: Lists,
-    seeds: Sequence[int],
-) -> list[Ranked]:
-    item_ids, epoch, model_version = bundle.items.item_ids, bundle.epoch, bundle.model_version
-    hashes = bundle.items.columns.hashes[rows]
-    ranked = []
-    for user, (snapshot, seed, count, of_rows, of_scores, of_arms, of_propensity) in enumerate(
-        zip(
-            snapshots,
-            seeds,
-            lists.counts.tolist(),
-            rows.tolist(),
-            scores.tolist(),
-            lists.arms.tolist(),
-            lists.propensity.tolist(),
-            strict=True,
+    counts: NDArray[np.int32],
+) -> list[str]:
+    """Return the id of each list: the hash of seed, epoch, index mark and items."""
+    hashes = bundle.items.columns.hashes[rows].tobytes()
+    width = 8 * rows.shape[1]
+    return [
+        xxh3_128_hexdigest(
+            _REC_ID.pack(seed, bundle.epoch, mark, count) + hashes[user * width : user * width + 8 * count]
         )
-    ):
-        items = [
-            ServedItem(item_ids[row], score, SOURCES[arm], propensity)
-            for row, score, arm, propensity in zip(
-                of_rows[:count], of_scores, of_arms, of_propensity, strict=False
-            )
-        ]
-        content = _REC_ID.pack(seed, epoch, mark, count) + hashes[user, :count].tobytes()
-        ranked.append(
-            Ranked(
-                xxh3_128_hexdigest(content),
-                snapshot.tenant,
-                snapshot.user_id,
-                snapshot.version,
-                snapshot.at_ms,
-                epoch,
-                model_version,
-                mark,
-                items,
-            )
-        )
-    return ranked
+        for user, (seed, count) in enumerate(zip(seeds, counts.tolist(), strict=True))
+    ]
