@@ -16,7 +16,7 @@ from model_export.protocols.line_chart import line_chart
 from model_export.protocols.rank_metrics import ABSENT, RankMetrics, ranks_in
 from model_export.protocols.session_baselines import ItemNeighbours, Popularity, SequentialRules
 from model_export.protocols.session_log import SessionLogError, read_session_log
-from model_export.protocols.session_report import BEGIN, END, run, periods_to_test, write_section
+from model_export.protocols.session_report import BEGIN, END, periods_to_test, run, write_section
 from model_export.protocols.sessions import evaluate
 from tailrace.cli import app
 from tailrace.errors import UserError

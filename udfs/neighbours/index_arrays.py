@@ -15,7 +15,9 @@ SESSION_CAP = 32
 SMALLEST_RING = 4
 N_SIZES = 12
 """Ring sizes 4, 8, ... 8192."""
-N_HORIZONS = 3
+HORIZONS_CLICKS = (1 << 12, 1 << 15, 1 << 18)
+"""Clicks of anybody after which an item's decayed count falls by e: what is popular now, lately and long since."""
+N_HORIZONS = len(HORIZONS_CLICKS)
 N_SESSIONS, N_CLICKS, POOL_TOP = range(3)
 
 

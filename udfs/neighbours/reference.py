@@ -15,10 +15,10 @@ from udfs.neighbours.scan_arrays import (
     FIRST,
     FORWARD,
     HOP,
-    N_SOURCES,
+    N_SUMS,
     NEXT,
     PAIR,
-    VMIS,
+    SECOND,
     ScanSettings,
 )
 
@@ -66,12 +66,12 @@ class ReferenceIndex:
         self._clicks += 1
 
     def query(self, clicked: Sequence[int], key: int = -1, limit: int = 100) -> list[tuple[int, list[float]]]:
-        """Return candidates, best first, each with its scores in the order of `SOURCES`."""
+        """Return candidates, best first, each with its scores in the order of `SUMS`."""
         query = list(dict.fromkeys(reversed(clicked)))[: self._settings.query_items]
         if not query:
             return []
         own = self._sessions.get(key)
-        sums: dict[int, list[float]] = defaultdict(lambda: [0.0] * N_SOURCES)
+        sums: dict[int, list[float]] = defaultdict(lambda: [0.0] * N_SUMS)
         self._sum_neighbours(query, own, sums)
         if self._settings.hop_items:
             self._second_hop(own, sums)
@@ -85,40 +85,43 @@ class ReferenceIndex:
     def _gap_weight(self, gap: int) -> float:
         return exp(-abs(gap) / self._settings.gap_clicks)
 
+    def _vmis(self, scores: list[float]) -> float:
+        return scores[FORWARD] + self._settings.backward * scores[BACKWARD]
+
     def _sum_neighbours(self, query: list[int], own: Session | None, sums: dict[int, list[float]]) -> None:
         settings = self._settings
         similarity: dict[int, float] = defaultdict(float)
-        match: dict[int, int] = {}
+        match: dict[int, list[int]] = defaultdict(list)
         by_id: dict[int, Session] = {}
         for d, item in enumerate(query):
             for session in self._alive(item, self._limits.sessions_per_item):
                 if session is own:
                     continue
                 by_id[id(session)] = session
-                match.setdefault(id(session), d)
+                match[id(session)].append(d)
                 similarity[id(session)] += settings.query_decay**d
         for name, session in by_id.items():
             age = (self._clicks - session.click) / settings.half_age_clicks
             similarity[name] *= exp(-age) / len(session.items) ** settings.length_power
         best = sorted(by_id, key=lambda name: -similarity[name])[: settings.neighbours]
         for name in best:
-            session, d = by_id[name], match[name]
+            session, d = by_id[name], match[name][0]
             base = similarity[name] * max(1.0 - settings.match_decay * d, 0.0)
             at = session.last_place(query[d])
             for p, item in enumerate(session.items):
                 gap, scores = p - at, sums[item]
-                weight = base * self._gap_weight(gap)
-                scores[FORWARD if gap > 0 else BACKWARD] += weight
-                scores[VMIS] += weight if gap > 0 else weight * settings.backward
+                near = self._gap_weight(gap)
+                scores[FORWARD if gap > 0 else BACKWARD] += base * near
                 scores[NEXT] += base if gap == 1 else 0.0
                 scores[COSINE] += base
-                scores[PAIR] += self._gap_weight(gap) if d == 0 else 0.0
+                scores[PAIR] += near if 0 in match[name] else 0.0
+                scores[SECOND] += near if 1 in match[name] else 0.0
 
     def _second_hop(self, own: Session | None, sums: dict[int, list[float]]) -> None:
         settings = self._settings
-        middles = sorted(sums, key=lambda item: -sums[item][VMIS])[: settings.hop_items]
-        for middle in middles:
-            base = sums[middle][VMIS]
+        middles = sorted(sums, key=lambda item: -self._vmis(sums[item]))[: settings.hop_items]
+        strength = {middle: self._vmis(sums[middle]) for middle in middles}
+        for middle, base in strength.items():
             for session in self._alive(middle, settings.hop_sessions):
                 if session is own:
                     continue
@@ -135,12 +138,11 @@ class ReferenceIndex:
             sums[item][FIRST] = settings.repeat_share * settings.repeat_decay**step
         for item, scores in sums.items():
             rarity = 1.0 + log(max(self._opened, 1) / max(self._pushed[item], 1))
-            scores[VMIS] *= rarity
-            scores[HOP] *= rarity
-        most_vmis = max(scores[VMIS] for scores in sums.values())
+            scores[FORWARD:] = [score * rarity for score in scores[FORWARD:]]
+        most_vmis = max(map(self._vmis, sums.values()))
         most_hop = max(scores[HOP] for scores in sums.values())
         for item, scores in sums.items():
-            scores[FIRST] += scores[VMIS] / most_vmis if most_vmis else 0.0
+            scores[FIRST] += self._vmis(scores) / most_vmis if most_vmis else 0.0
             scores[FIRST] += settings.hop_share * scores[HOP] / most_hop if most_hop else 0.0
             scores[FIRST] *= 1.0 + settings.popular_share * log1p(self._popular.get(item, (0.0, 0))[0])
         ranked = sorted(sums.items(), key=lambda found: (-found[1][FIRST], found[0]))

@@ -7,10 +7,20 @@ from numpy.typing import NDArray
 
 from udfs.neighbours.index_arrays import SESSION_CAP, IndexArrays
 
-SOURCES = ("first", "vmis", "next", "forward", "backward", "cosine", "pair", "hop")
-"""Scores of each candidate, in the order of the answer's last axis; `first` is the blend that chose it."""
+SUMS = ("first", "forward", "backward", "next", "cosine", "pair", "second", "hop")
+"""What a scan adds up for each item; eight, so that an item's sums share a cache line."""
+N_SUMS = len(SUMS)
+FIRST, FORWARD, BACKWARD, NEXT, COSINE, PAIR, SECOND, HOP = range(N_SUMS)
+SOURCES = (*SUMS, "vmis", "now", "lately", "long", "age", "sessions")
+"""Scores of each candidate, in the order of the answer's last axis: the sums, and what is known of the item.
+
+first: the blend that chose it; forward, backward: by neighbours that clicked it after, before the match; next: right
+after; cosine: whatever the gap; pair, second: by neighbours with the session's last, last but one item; hop: second
+hop; vmis: forward and backward; now, lately, long: decayed clicks; age: clicks of anybody since its last; sessions:
+that ever had it.
+"""
 N_SOURCES = len(SOURCES)
-FIRST, VMIS, NEXT, FORWARD, BACKWARD, COSINE, PAIR, HOP = range(N_SOURCES)
+VMIS, NOW, LATELY, LONG, AGE, SESSIONS = range(N_SUMS, N_SOURCES)
 MAX_QUERY = 16
 
 
@@ -54,10 +64,10 @@ class Scratch(NamedTuple):
     """Space that a scan needs and leaves clean; one for each thread."""
 
     similarity: NDArray[np.float64]  # (S,) 0 between scans
-    match: NDArray[np.int8]  # (S,)
+    match: NDArray[np.int32]  # (S,) bit d: the session has the query's item d
     touched: NDArray[np.int32]  # slots
     keys: NDArray[np.uint64]
-    sums: NDArray[np.float64]  # (n, N_SOURCES) 0 between scans
+    sums: NDArray[np.float64]  # (n, N_SUMS) 0 between scans
     found: NDArray[np.int32]  # (n,) item rows
     mark: NDArray[np.int8]  # (n,) 1: the item is in `found`
 
@@ -76,10 +86,10 @@ def empty_scratch(arrays: IndexArrays, settings: ScanSettings, longest: int) -> 
     touched = max(settings.query_items, 1) * longest
     return Scratch(
         np.zeros(len(arrays.session_number), np.float64),
-        np.zeros(len(arrays.session_number), np.int8),
+        np.zeros(len(arrays.session_number), np.int32),
         np.zeros(touched, np.int32),
         np.zeros(max(touched, items) + SESSION_CAP, np.uint64),
-        np.zeros((items, N_SOURCES), np.float64),
+        np.zeros((items, N_SUMS), np.float64),
         np.zeros(items, np.int32),
         np.zeros(items, np.int8),
     )

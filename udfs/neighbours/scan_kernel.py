@@ -4,24 +4,35 @@ Source: VMIS-kNN, Kersbergen, Sprangers and Schelter, "Serenade", SIGMOD 2022; d
 second hop are ours (docs/adr/0012).
 """
 
-from math import log
+from math import exp, log
 
 import numpy as np
 from numpy.typing import NDArray
 
 from udfs.kernel_cache import kernel
-from udfs.neighbours.index_arrays import N_CLICKS, N_SESSIONS, SESSION_CAP, IndexArrays
+from udfs.neighbours.index_arrays import (
+    HORIZONS_CLICKS,
+    N_CLICKS,
+    N_HORIZONS,
+    N_SESSIONS,
+    SESSION_CAP,
+    IndexArrays,
+)
 from udfs.neighbours.index_kernel import slot_of
 from udfs.neighbours.scan_arrays import (
+    AGE,
     BACKWARD,
     COSINE,
     FIRST,
     FORWARD,
     HOP,
     MAX_QUERY,
-    N_SOURCES,
+    N_SUMS,
     NEXT,
+    NOW,
     PAIR,
+    SECOND,
+    SESSIONS,
     VMIS,
     Candidates,
     Queries,
@@ -80,9 +91,10 @@ def _find_sessions(
                 continue
             if similarity[slot] == 0.0:
                 touched[n_touched] = slot
-                match[slot] = d
+                match[slot] = 0
                 n_touched += 1
             similarity[slot] += weight
+            match[slot] |= 1 << d
         weight *= settings.query_decay
     clicks = arrays.counts[N_CLICKS]
     keys = scratch.keys
@@ -113,7 +125,10 @@ def _sum_neighbours(
     for j in range(kept):
         slot = scratch.touched[row_of_key(scratch.keys[j])]
         items, length = arrays.session_items[slot], arrays.session_length[slot]
-        d = scratch.match[slot]
+        matched = scratch.match[slot]
+        d = 0
+        while matched >> d & 1 == 0:
+            d += 1
         base = scratch.similarity[slot] * max(1.0 - settings.match_decay * d, 0.0)
         at = length - 1
         while at > 0 and items[at] != query[d]:
@@ -125,19 +140,24 @@ def _sum_neighbours(
                 found[n_found] = item
                 n_found += 1
             gap = p - at
-            weight = base * gap_weights[abs(gap)]
+            near = gap_weights[abs(gap)]
             if gap > 0:
-                sums[item, FORWARD] += weight
-                sums[item, VMIS] += weight
+                sums[item, FORWARD] += base * near
             else:
-                sums[item, BACKWARD] += weight
-                sums[item, VMIS] += weight * settings.backward
+                sums[item, BACKWARD] += base * near
             if gap == 1:
                 sums[item, NEXT] += base
             sums[item, COSINE] += base
-            if d == 0:
-                sums[item, PAIR] += gap_weights[abs(gap)]
+            if matched & 1:
+                sums[item, PAIR] += near
+            if matched & 2:
+                sums[item, SECOND] += near
     return n_found
+
+
+@kernel
+def _vmis(sums: NDArray[np.float64], item: int, backward: float) -> float:
+    return float(sums[item, FORWARD] + backward * sums[item, BACKWARD])
 
 
 @kernel
@@ -160,12 +180,15 @@ def _second_hop(
     numbers = arrays.session_number
     mask = len(numbers) - 1
     for j in range(n_found):
-        keys[j] = order_key(np.float32(sums[found[j], VMIS]), j)
+        keys[j] = order_key(np.float32(_vmis(sums, found[j], settings.backward)), j)
     hops = min(settings.hop_items, n_found)
     sort_top(keys, n_found, hops)
+    strength = np.empty(hops, np.float64)
+    for h in range(hops):
+        strength[h] = _vmis(sums, found[row_of_key(keys[h])], settings.backward)
     for h in range(hops):
         middle = found[row_of_key(keys[h])]
-        base = sums[middle, VMIS]
+        base = strength[h]
         pushed, room = arrays.ring_pushed[middle], np.int64(arrays.ring_room[middle])
         start = arrays.ring_start[middle]
         for j in range(min(pushed, room, settings.hop_sessions)):
@@ -188,6 +211,16 @@ def _second_hop(
                     n_found += 1
                 sums[item, HOP] += share * gap_weights[abs(p - at)]
     return n_found
+
+
+@kernel
+def _describe(arrays: IndexArrays, item: int, out: NDArray[np.float32]) -> None:
+    """Write what is known of an item at this moment."""
+    age = arrays.counts[N_CLICKS] - arrays.item_click[item]
+    for h in range(N_HORIZONS):
+        out[NOW + h] = arrays.item_weight[item, h] * exp(-age / HORIZONS_CLICKS[h])
+    out[AGE] = age
+    out[SESSIONS] = arrays.ring_pushed[item]
 
 
 @kernel
@@ -219,9 +252,9 @@ def _choose(
     for j in range(n_found):
         item = found[j]
         rarity = _rarity(arrays, item)
-        sums[item, VMIS] *= rarity
-        sums[item, HOP] *= rarity
-        most_vmis = max(most_vmis, sums[item, VMIS])
+        for s in range(FORWARD, N_SUMS):
+            sums[item, s] *= rarity
+        most_vmis = max(most_vmis, _vmis(sums, item, settings.backward))
         most_hop = max(most_hop, sums[item, HOP])
     kept = 0
     for j in range(n_found):
@@ -231,7 +264,7 @@ def _choose(
             continue
         score = sums[item, FIRST]
         if most_vmis > 0.0:
-            score += sums[item, VMIS] / most_vmis
+            score += _vmis(sums, item, settings.backward) / most_vmis
         if most_hop > 0.0:
             score += settings.hop_share * sums[item, HOP] / most_hop
         score *= 1.0 + settings.popular_share * np.log1p(arrays.item_weight[item, 1])
@@ -244,10 +277,12 @@ def _choose(
     for j in range(out.counts[q]):
         item = row_of_key(keys[j])
         out.rows[q, j] = item
-        for s in range(N_SOURCES):
+        for s in range(N_SUMS):
             out.scores[q, j, s] = sums[item, s]
+        out.scores[q, j, VMIS] = _vmis(sums, item, settings.backward)
+        _describe(arrays, item, out.scores[q, j])
     for j in range(n_found):
-        for s in range(N_SOURCES):
+        for s in range(N_SUMS):
             sums[found[j], s] = 0.0
 
 

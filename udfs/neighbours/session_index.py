@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from udfs.kernel_cache import kernel
 from udfs.neighbours.index_arrays import (
+    HORIZONS_CLICKS,
     N_CLICKS,
     N_SESSIONS,
     SESSION_CAP,
@@ -26,9 +27,6 @@ from udfs.neighbours.scan_arrays import (
     empty_scratch,
 )
 from udfs.neighbours.scan_kernel import scan_all, scan_one
-
-HORIZONS_CLICKS = (1 << 12, 1 << 15, 1 << 18)
-"""Clicks of anybody after which an item's decayed count falls by e: what is popular now, lately and long since."""
 
 
 class SessionIndex:
@@ -66,7 +64,7 @@ class SessionIndex:
         self.settings = settings or ScanSettings()
         self.arrays: IndexArrays = empty_arrays(self.limits, items)
         self._scratch: Scratch | None = None
-        self._decay = np.array([-1.0 / clicks for clicks in HORIZONS_CLICKS])
+        self._decay = -1.0 / np.array(HORIZONS_CLICKS)
         self._gap_weights = np.exp(-np.arange(SESSION_CAP) / self.settings.gap_clicks)
 
     @property
