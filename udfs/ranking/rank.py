@@ -189,9 +189,9 @@ def rank_columns(
         prepared.history,
         lists.counts,
         rows,
-        np.round(slot_scores.astype(np.float64), SCORE_DECIMALS),
+        np.asarray(np.round(slot_scores.astype(np.float64), SCORE_DECIMALS), np.float64),
         lists.arms,
-        np.round(lists.propensity, PROPENSITY_DECIMALS),
+        np.asarray(np.round(lists.propensity, PROPENSITY_DECIMALS), np.float64),
         _rec_ids(seeds, bundle, catalogue.mark, rows, lists.counts),
     )
 
