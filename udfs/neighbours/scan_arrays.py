@@ -25,7 +25,7 @@ MAX_QUERY = 16
 
 
 class ScanSettings(NamedTuple):
-    """How neighbours are weighed. Defaults were chosen on periods 1 to 4 of DIGINETICA (docs/adr/0012)."""
+    """How neighbours are weighed."""
 
     query_items: int = 9
     """Latest distinct items of the session that look for neighbours."""

@@ -1,7 +1,7 @@
 """One session's candidates by VMIS-kNN, with a second hop. The readable form is `reference`.
 
 Source: VMIS-kNN, Kersbergen, Sprangers and Schelter, "Serenade", SIGMOD 2022; decay by the gap to the match and a
-second hop are ours (docs/adr/0012).
+second hop are ours.
 """
 
 from math import exp, log

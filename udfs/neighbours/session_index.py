@@ -45,8 +45,8 @@ class SessionIndex:
     -----
     **State**: at most ``size_bytes`` bytes. **Forgets**: a session when `limits.sessions` newer ones came, an
     item's session when `limits.sessions_per_item` newer ones of it came. **Order**: clicks of one session come in
-    their order; those of different sessions may come in any. A click that comes twice counts twice: leave repeats
-    out before (`udfs.neighbours.deltas`).
+    their order; those of different sessions may come in any. A click that comes twice counts twice: the
+    caller leaves repeats out.
 
     Examples
     --------
