@@ -1,9 +1,10 @@
 """Writes lists to Redis or Valkey: one function call a batch, newest version wins, nothing is dropped.
 
-With batches of 400 users of 10 items, 20 session items and 12 features, a user costs 36 CPU-µs here, half of
-it to print numbers, 41 in the store (Valkey 9.1; Redis 7.0: 45) and 1,560 bytes there, with other work on the
-same two cores (benchmarks/list_store.py). Texts cross as lengths and bytes, read by one `struct.unpack`: as
-JSON it was 6 CPU-µs cheaper here and 10 to 15 dearer in the store, which has one thread for everyone.
+The job sends what `list_columns` wrote (`put_encoded`). `put` takes one record a user: with batches of 400 users
+of 10 items, 20 session items and 12 features, it costs 36 CPU-µs a user here, half of it to print numbers, 41 in
+the store (Valkey 9.1; Redis 7.0: 45) and 1,560 bytes there, with other work on the same two cores
+(benchmarks/list_store.py). Texts cross as lengths and bytes, read by one `struct.unpack`: as JSON it was 10 to 15
+CPU-µs dearer in the store, which has one thread for everyone, and as MessagePack no cheaper.
 """
 
 from __future__ import annotations
