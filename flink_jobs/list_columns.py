@@ -37,17 +37,23 @@ class BundleTexts(NamedTuple):
     category_hashes: NDArray[np.uint32]  # ascending
     category_names: Texts
     model_version: str
+    longest_id: int  # bytes; a look at every item, so not once a batch
+    longest_category: int
 
     @staticmethod
     def of(bundle: Bundle) -> BundleTexts:
         """Gather them."""
         names: Mapping[int, str] = bundle.items.category_names
         hashes = sorted(names)
+        item_ids = Texts.of(bundle.items.item_ids)
+        category_names = Texts.of([names[hashed] for hashed in hashes])
         return BundleTexts(
-            Texts.of(bundle.items.item_ids),
+            item_ids,
             np.array(hashes, np.uint32),
-            Texts.of([names[hashed] for hashed in hashes]),
+            category_names,
             bundle.model_version,
+            item_ids.longest(),
+            category_names.longest(),
         )
 
 
@@ -77,7 +83,7 @@ def encode_entries(
         Keys with literal braces.
     """
     users, slots = batch.rows.shape
-    item, name = texts.item_ids.longest(), texts.category_names.longest()
+    item, name = texts.longest_id, texts.longest_category
     room = _FIXED_BYTES + 3 * name + slots * (item + 3 * MAX_NUMBER_BYTES) + SESSION_ITEMS * item
     out, out_ends = np.empty(users * room, np.uint8), np.empty(users, np.int64)
     shape_room = 8 * (2 * slots + 128)
@@ -126,7 +132,7 @@ def encode_served(batch: RankedBatch, texts: BundleTexts, variant: str, served_m
     tenants = Texts.of([snapshot.tenant for snapshot in batch.snapshots])
     user_ids = Texts.of([snapshot.user_id for snapshot in batch.snapshots])
     names = len(snapshots.data) + len(tenants.data) + len(user_ids.data)
-    room = users * (1_024 + len(variant) + slots * (texts.item_ids.longest() + 64)) + names
+    room = users * (1_024 + len(variant) + slots * (texts.longest_id + 64)) + names
     out, out_ends = np.empty(room, np.uint8), np.empty(users, np.int64)
     write_served(
         _SERVED_HEADER,

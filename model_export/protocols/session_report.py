@@ -55,7 +55,7 @@ class SessionReport:
             [
                 "model",
                 "setting",
-                *(name.replace("recall", "R").replace("mrr", "MRR") for name in SHOWN),
+                *SHOWN.values(),
                 "coverage",
                 "CPU-us",
             ]

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from tailrace.commands.options import Json
 from tailrace.errors import ExitCode, UserError
+from tailrace.phase_progress import phase_progress
 
 if TYPE_CHECKING:
     from model_export.protocols.session_report import SessionReport
@@ -64,7 +62,7 @@ def sessions(
         tested = report.periods_to_test(log, periods)
     except SessionLogError as error:
         raise UserError("TR-700", str(error), exit_code=ExitCode.USAGE) from error
-    with _progress(shown=not as_json) as tell:
+    with phase_progress(shown=not as_json, width=28) as tell:
         found = report.run(log, chosen, tested, seed, sample, with_baselines=baselines, tell=tell)
     if out is not None:
         command = f"tailrace eval sessions --data {data.name} --seed {seed}"
@@ -98,23 +96,6 @@ def _import_evaluation() -> None:
             "uv pip install 'tailrace[training]'",
             ExitCode.ENVIRONMENT,
         ) from error
-
-
-@contextmanager
-def _progress(*, shown: bool) -> Iterator[Callable[[str, float], None] | None]:
-    if not shown:
-        yield None
-        return
-    columns = (TextColumn("{task.description:>28}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        tasks: dict[str, Any] = {}
-
-        def tell(phase: str, share: float) -> None:
-            if phase not in tasks:
-                tasks[phase] = bars.add_task(phase, total=1.0)
-            bars.update(tasks[phase], completed=share)
-
-        yield tell
 
 
 def _commit() -> str:

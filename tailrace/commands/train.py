@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from flink_jobs.settings import Settings, load
 from tailrace.commands.options import Config, Json
 from tailrace.errors import ExitCode, UserError
+from tailrace.phase_progress import phase_progress
 
 if TYPE_CHECKING:
     from model_export.train_settings import TrainReport, TrainSettings
@@ -49,12 +47,12 @@ def train(
     """Train a model and write it as a bundle that the workers can serve."""
     _import_training()
     from model_export.sources import SourceError
-    from model_export.train import PHASES, TrainingError
+    from model_export.train import TrainingError
     from model_export.train import train as train_bundle
 
     settings = load(config)
     try:
-        with _progress(PHASES, shown=not as_json) as tell:
+        with phase_progress(shown=not as_json, width=16) as tell:
             report = train_bundle(
                 train_settings(settings),
                 data,
@@ -110,23 +108,6 @@ def _import_training() -> None:
             "uv pip install 'tailrace[training]'",
             ExitCode.ENVIRONMENT,
         ) from error
-
-
-@contextmanager
-def _progress(phases: tuple[str, ...], *, shown: bool) -> Iterator[Callable[[str, float], None] | None]:
-    if not shown:
-        yield None
-        return
-    columns = (TextColumn("{task.description:>16}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        tasks: dict[str, Any] = {}
-
-        def tell(phase: str, share: float) -> None:
-            if phase not in tasks:
-                tasks[phase] = bars.add_task(phase, total=1.0)
-            bars.update(tasks[phase], completed=share)
-
-        yield tell
 
 
 def _show(report: TrainReport) -> None:
