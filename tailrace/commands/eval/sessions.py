@@ -1,0 +1,74 @@
+"""`tailrace eval sessions`: next clicks by a continual protocol."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tailrace.commands.eval.surroundings import (
+    Out,
+    Seed,
+    commit,
+    import_evaluation,
+    show_remarks,
+    show_table,
+    unusable,
+    usage,
+)
+from tailrace.commands.options import Json
+from tailrace.phase_progress import phase_progress
+
+
+def sessions(
+    data: Annotated[Path, typer.Option("--data", help="A .parquet file with session, item and period.")],
+    setting: Annotated[
+        str, typer.Option("--setting", help="online: learn after each prediction; periodic: between periods.")
+    ] = "both",
+    sample: Annotated[float, typer.Option("--sample", help="Share of the sessions, 0 to 1.")] = 1.0,
+    periods: Annotated[
+        str, typer.Option("--periods", help="Periods to test, such as 1-4; default: all.")
+    ] = "",
+    seed: Seed = 0,
+    baselines: Annotated[bool, typer.Option("--baselines/--no-baselines", help="Run them too.")] = True,
+    as_json: Json = False,
+    out: Out = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Draw R@20 over the periods: an .svg.")] = None,
+) -> None:
+    """Next clicks by the continual protocol of ADER (RecSys 2020): rank all known items."""
+    import_evaluation()
+    from model_export.protocols import session_report as report
+    from model_export.protocols.session_log import SessionLogError, read_session_log
+    from model_export.protocols.sessions import SETTINGS
+
+    if setting not in (*SETTINGS, "both"):
+        raise usage("sessions", f"--setting: wanted {', '.join(SETTINGS)} or both, got {setting!r}")
+    if not 0.0 < sample <= 1.0:
+        raise usage("sessions", f"--sample: wanted a share above 0 and at most 1, got {sample}")
+    if plot is not None and plot.suffix != ".svg":
+        raise usage("sessions", f"--plot: wanted a name that ends in .svg, got {plot}")
+    chosen = SETTINGS if setting == "both" else (setting,)
+    try:
+        log = read_session_log(data, sample, seed)
+        tested = report.periods_to_test(log, periods)
+    except SessionLogError as error:
+        raise unusable(error) from error
+    with phase_progress(shown=not as_json, width=28) as tell:
+        found = report.run(log, chosen, tested, seed, sample, with_baselines=baselines, tell=tell)
+    if out is not None:
+        command = f"tailrace eval sessions --data {data.name} --seed {seed}"
+        if sample < 1.0:
+            command += f" --sample {sample}"
+        if periods:
+            command += f" --periods {periods}"
+        report.write_section(out, found, command, commit())
+    if plot is not None:
+        plot.parent.mkdir(parents=True, exist_ok=True)
+        plot.write_text(found.chart(), encoding="utf-8")
+    if as_json:
+        typer.echo(json.dumps(found.to_dict()))
+    else:
+        show_table(found.table(), 2)
+        show_remarks(found.remarks())
