@@ -1,16 +1,13 @@
 """The one place that runs a job: `flink run -pym flink_jobs.submit -pyfs CODE ... recommend [SETTINGS.toml]`.
 
-`package_code` gathers what a job ships: its own packages. Everything else is the documented environment of the
+CODE is made by `shipped_code.package_code`: our own packages. Everything else is the documented environment of the
 workers (deploy/README.md).
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import shutil
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from pyflink.datastream import StreamExecutionEnvironment
 
@@ -18,38 +15,6 @@ from flink_jobs import recommend
 from flink_jobs.settings import Settings, load
 
 JOBS: dict[str, Callable[[Settings], StreamExecutionEnvironment]] = {"recommend": recommend.build}
-SHIPPED = ("schemas", "udfs", "flink_jobs")
-SHIPPED_SUFFIXES = (".py", ".avsc", ".lua", ".uids", ".json")
-
-
-def package_code(target: Path) -> Path:
-    """Copy the packages that a job ships into `target/<content hash>/`.
-
-    Returns
-    -------
-    Path
-        The folder to give as `-pyfs`; the same content gives the same folder.
-    """
-    root = Path(__file__).resolve().parent.parent
-    files = sorted(
-        path
-        for package in SHIPPED
-        for path in (root / package).rglob("*")
-        if path.suffix in SHIPPED_SUFFIXES and "__pycache__" not in path.parts
-    )
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
-    folder = target / digest.hexdigest()[:16]
-    if not folder.is_dir():
-        building = folder.with_suffix(".new")
-        shutil.rmtree(building, ignore_errors=True)
-        for path in files:
-            copy = building / path.relative_to(root)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)
-        building.rename(folder)
-    return folder
 
 
 def shipped_settings(settings: Settings) -> Settings:

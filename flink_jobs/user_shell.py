@@ -18,7 +18,7 @@ It knows batches, shards, timers and state; the logic knows none of them.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pyflink.common import Row, Types
@@ -32,6 +32,7 @@ from flink_jobs.prefix import CONTROL, EVERY_SHARD_PREFIX, SOURCE_STRIDE, SOURCE
 from flink_jobs.settings import Settings
 from flink_jobs.shard_record import ShardRecord
 from flink_jobs.shards import shard_keys
+from flink_jobs.shipped_code import by_own_code
 from schemas.codec import Codec, encode
 from schemas.ids import user_key
 from schemas.records import Control, DeadLetter
@@ -62,6 +63,10 @@ class UserShell(KeyedProcessFunction):
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, ...]]:
+        """Travel so that a TaskManager that has run an older release runs this one."""
+        return by_own_code(UserShell, self._settings)
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Open state and the logic; a model bundle is opened when the first record names its epoch."""

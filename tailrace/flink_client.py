@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flink_jobs.settings import Settings
+from flink_jobs.shipped_code import package_code
 from tailrace.errors import ExitCode, UserError
 from tailrace.stack.flink import flink_command_environment, prepare_flink
 
@@ -38,8 +39,6 @@ def run_command(
     savepoint
         Path to start from.
     """
-    from flink_jobs.submit import package_code  # PyFlink: two seconds that other commands need not wait
-
     program, _ = flink_command_environment(settings)
     code = package_code(settings.stack.cache.resolve() / "job-code")
     resume = [] if savepoint is None else ["--fromSavepoint", savepoint]

@@ -72,6 +72,7 @@ def flink_command_environment(settings: Settings, java: Java | None = None) -> t
         **THREAD_LIMITS,
         "PATH": f"{Path(sys.executable).parent}:{runtime.home / 'bin'}:{os.environ.get('PATH', os.defpath)}",
         "PYTHONPATH": python_path(),
+        "PYTHONSAFEPATH": "1",  # the client builds a job from what it ships, not from the folder it is called in
         "NUMBA_CACHE_DIR": str(settings.stack.cache.resolve() / "numba"),
         "JAVA_HOME": str(runtime.home),
         "FLINK_HOME": str(wheel),
