@@ -28,7 +28,12 @@ def local_jobmanager(settings: Settings) -> str:
 
 
 def run_command(
-    settings: Settings, job: str, jobmanager: str, config: Path | None, savepoint: str | None = None
+    settings: Settings,
+    job: str,
+    jobmanager: str,
+    config: Path | None,
+    savepoint: str | None = None,
+    allow_non_restored_state: bool = False,
 ) -> list[str]:
     """Give the plain `flink run` line that submits a job.
 
@@ -38,10 +43,14 @@ def run_command(
         The TOML file that the job reads at submission; None for the defaults and the environment.
     savepoint
         Path to start from.
+    allow_non_restored_state
+        Start also when the savepoint has state of operators that this job no longer has.
     """
     program, _ = flink_command_environment(settings)
     code = package_code(settings.stack.cache.resolve() / "job-code")
     resume = [] if savepoint is None else ["--fromSavepoint", savepoint]
+    if allow_non_restored_state:
+        resume.append("--allowNonRestoredState")
     chosen = [] if config is None else [str(config.resolve())]
     target = ["--detached", "--jobmanager", jobmanager, "--parallelism", str(settings.job.parallelism)]
     return [
@@ -51,16 +60,22 @@ def run_command(
 
 
 def submit(
-    settings: Settings, job: str, jobmanager: str, config: Path | None = None, savepoint: str | None = None
+    settings: Settings,
+    job: str,
+    jobmanager: str,
+    config: Path | None = None,
+    savepoint: str | None = None,
+    allow_non_restored_state: bool = False,
 ) -> str:
-    """Submit a job and return its id.
+    """Submit a job and return its id; the arguments are those of `run_command`.
 
     Raises
     ------
     UserError
         TR-251 with what the client said, when the cluster did not take it.
     """
-    printed = _flink(settings, run_command(settings, job, jobmanager, config, savepoint))
+    command = run_command(settings, job, jobmanager, config, savepoint, allow_non_restored_state)
+    printed = _flink(settings, command)
     found = _JOB_ID.search(printed)
     if found is None:
         raise UserError(

@@ -35,6 +35,13 @@ def submit(
     replace: Annotated[
         bool, typer.Option("--replace", help="Stop the running job with a savepoint and start from it.")
     ] = False,
+    allow_non_restored_state: Annotated[
+        bool,
+        typer.Option(
+            "--allow-non-restored-state",
+            help="Start also where the savepoint has state of operators that the job no longer has; it is dropped.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the `flink run` line and do nothing.")
     ] = False,
@@ -47,7 +54,8 @@ def submit(
     settings = load(config)
     target = jobmanager or flink_client.local_jobmanager(settings)
     if dry_run:
-        typer.echo(shlex.join(flink_client.run_command(settings, job, target, config, savepoint)))
+        line = flink_client.run_command(settings, job, target, config, savepoint, allow_non_restored_state)
+        typer.echo(shlex.join(line))
         return
     ensure_topics(settings)
     running = flink_client.running_jobs(target, job)
@@ -64,7 +72,7 @@ def submit(
         savepoint = flink_client.stop_with_savepoint(settings, job_id, target, folder)
         if not as_json:
             typer.echo(f"stopped {job_id} with savepoint {savepoint}")
-    job_id = flink_client.submit(settings, job, target, config, savepoint)
+    job_id = flink_client.submit(settings, job, target, config, savepoint, allow_non_restored_state)
     if wait:
         flink_client.wait_until_running(
             target, job_id, progress=lambda line: None if as_json else typer.echo(line)

@@ -109,9 +109,8 @@ def test_a_later_build_with_other_sinks_and_filters_finds_every_user_and_offset(
 def go_on_from(shop: RunningShop, savepoint: str) -> list[str]:
     """Give the command that starts from a savepoint, whatever sinks have come or gone since."""
     deployment = shop.deployment
-    words = run_command(deployment.settings, "recommend", deployment.jobmanager, deployment.config, savepoint)
-    words.insert(words.index("--fromSavepoint"), "--allowNonRestoredState")
-    return words
+    given = (deployment.settings, "recommend", deployment.jobmanager, deployment.config, savepoint)
+    return run_command(*given, allow_non_restored_state=True)
 
 
 def start(shop: RunningShop, words: list[str], folder: Path) -> None:

@@ -1,0 +1,58 @@
+"""What `tailrace submit` hands to Flink."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from tailrace import flink_client
+from tailrace.cli import app
+from tailrace.commands import submit
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "tailrace.toml"
+    path.write_text(f'[stack]\nhome = "{tmp_path / "home"}"\ncache = "{tmp_path}"\n', encoding="utf-8")
+    return path
+
+
+def run(*arguments: object) -> str:
+    result = CliRunner().invoke(app, ["submit", "recommend", *map(str, arguments)])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.mark.parametrize(("given", "passed"), [((), 0), (("--allow-non-restored-state",), 1)])
+def test_state_without_an_operator_is_allowed_only_when_asked_for(
+    config: Path, given: tuple[str, ...], passed: int
+) -> None:
+    words = shlex.split(run("--config", config, "--from", "file:///savepoint", "--dry-run", *given))
+    assert words.count("--allowNonRestoredState") == passed
+    options, program = words[: words.index("--pyModule")], words[words.index("--pyModule") :]
+    assert options[options.index("--fromSavepoint") + 1] == "file:///savepoint"
+    assert "--allowNonRestoredState" not in program
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_replacing_the_job_goes_on_from_its_savepoint_with_the_permission_given(
+    config: Path, monkeypatch: pytest.MonkeyPatch, allowed: bool
+) -> None:
+    lines: list[list[str]] = []
+
+    def flink(settings: Any, command: list[str]) -> str:
+        lines.append(command)
+        stopped = "stop" in command
+        return "Savepoint completed. Path: file:///new" if stopped else f"JobID {'a' * 32}"
+
+    monkeypatch.setattr(submit, "ensure_topics", lambda settings: [])
+    monkeypatch.setattr(flink_client, "running_jobs", lambda *_: {"b" * 32: "RUNNING"})
+    monkeypatch.setattr(flink_client, "_flink", flink)
+    run("--config", config, "--replace", "--no-wait", *["--allow-non-restored-state"] * allowed)
+    started = lines[1]
+    assert started[started.index("--fromSavepoint") + 1] == "file:///new"
+    assert ("--allowNonRestoredState" in started) is allowed
