@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections import OrderedDict
+from pathlib import Path
 from typing import NamedTuple
 
 from flink_jobs.list_columns import BundleTexts
@@ -19,6 +20,25 @@ RETRY_S = 5.0
 class _Held(NamedTuple):
     bundle: Bundle
     texts: BundleTexts
+
+
+def open_epoch(root: Path, epoch: int) -> Bundle:
+    """Open `<root>/<epoch>/` with every check that a worker makes.
+
+    Raises
+    ------
+    BundleRefused
+        Also for a bundle of another epoch: lists would name that one.
+    """
+    path = root / str(epoch)
+    bundle = Bundle.open(path, clock=time.monotonic)
+    if bundle.epoch != epoch:
+        raise BundleRefused(
+            "manifest",
+            f"{path}: wanted epoch {epoch} as the folder says, got {bundle.epoch}; "
+            f"move the bundle to {root / str(bundle.epoch)}, or train epoch {epoch}",
+        )
+    return bundle
 
 
 class ModelStore:
@@ -68,7 +88,7 @@ class ModelStore:
         if time.monotonic() - refused_at < RETRY_S:
             return None
         try:
-            bundle = Bundle.open(self._root / str(epoch), clock=time.monotonic)
+            bundle = open_epoch(self._root, epoch)
         except BundleRefused as refused:
             self._refused[epoch] = (time.monotonic(), str(refused))
             return None

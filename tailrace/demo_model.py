@@ -72,7 +72,7 @@ def _is_of(path: Path, file_sha256: str, cut_ms: int) -> bool:
         learnt = json.loads((path / MANIFEST).read_bytes())["data"]
         if (learnt.get("file_sha256"), learnt.get("cut_ms")) != (file_sha256, cut_ms):
             return False
-        open_as_worker(path)
+        open_as_worker(path.parent, int(path.name))
     except (OSError, ValueError, KeyError, BundleRefused):
         return False
     return True

@@ -75,7 +75,7 @@ def open_bundle(settings: Settings, epoch: int) -> Bundle:
             "tailrace models ls; tailrace train",
         )
     try:
-        bundle = open_as_worker(path)
+        return open_as_worker(settings.model.root, epoch)
     except BundleRefused as refused:
         raise UserError(
             "TR-351",
@@ -83,18 +83,14 @@ def open_bundle(settings: Settings, epoch: int) -> Bundle:
             "the folder is not what training wrote, or this release computes other features",
             "tailrace train, which writes the next epoch",
         ) from refused
-    if bundle.epoch != epoch:
-        raise UserError("TR-351", f"{path}: its manifest says epoch {bundle.epoch}")
-    return bundle
 
 
-def open_as_worker(path: Path) -> Bundle:
+def open_as_worker(root: Path, epoch: int) -> Bundle:
     """Open a bundle with every check that a worker makes; `BundleRefused` says why not."""
-    from udfs.model.bundle import (
-        Bundle,
-    )  # kernels and ONNX Runtime: a second that other commands need not wait
+    # Kernels and ONNX Runtime: a second that other commands need not wait.
+    from flink_jobs.model_store import open_epoch
 
-    return Bundle.open(path, clock=time.monotonic)
+    return open_epoch(root, epoch)
 
 
 def _look_at(path: Path) -> BundleOnDisk:
@@ -104,7 +100,7 @@ def _look_at(path: Path) -> BundleOnDisk:
         tree = json.loads((path / MANIFEST).read_bytes())
         version, created_ms, items = tree["model_version"], tree["created_ms"], tree["items"]
         metrics, data = tree["metrics"], tree["data"]
-        open_as_worker(path)
+        open_as_worker(path.parent, int(path.name))
     except BundleRefused as refused:
         refusal = str(refused)
     except (OSError, ValueError, KeyError, TypeError) as error:

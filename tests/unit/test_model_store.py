@@ -1,0 +1,42 @@
+"""Which bundles a worker holds, and which it refuses while the old one keeps serving."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flink_jobs.model_store import ModelStore
+from flink_jobs.settings import Model
+from tailrace.model_epochs import bundles_on_disk
+from tests.bundles import make_bundle
+
+
+def test_a_bundle_of_another_epoch_than_its_folder_is_refused_and_the_old_one_serves_on(
+    tmp_path: Path,
+) -> None:
+    make_bundle(tmp_path / "7", epoch=7)
+    make_bundle(tmp_path / "8", epoch=9)
+    store = ModelStore(Model(root=tmp_path))
+    serving = store.bundle(7)
+    assert serving is not None and store.refusal(7) is None
+    assert store.bundle(8) is None and store.factors(8) is None
+    refusal = store.refusal(8)
+    assert refusal is not None
+    assert f"{tmp_path}/8: wanted epoch 8" in refusal and "got 9" in refusal and f"{tmp_path}/9" in refusal
+    assert store.held() == [7] and store.newest_held() is serving
+    shown = bundles_on_disk(tmp_path)
+    assert [(bundle.epoch, bundle.refusal) for bundle in shown] == [(7, None), (8, refusal)]
+
+
+def test_the_two_epochs_asked_for_last_are_held(tmp_path: Path) -> None:
+    for epoch in (1, 2, 3):
+        make_bundle(tmp_path / str(epoch), epoch=epoch)
+    store = ModelStore(Model(root=tmp_path))
+    for epoch in (1, 2, 1, 3):
+        assert store.bundle(epoch) is not None
+    assert store.held() == [1, 3]
+
+
+def test_a_missing_bundle_is_refused_with_its_folder(tmp_path: Path) -> None:
+    store = ModelStore(Model(root=tmp_path))
+    assert store.bundle(4) is None
+    assert str(tmp_path / "4") in (store.refusal(4) or "")
