@@ -16,8 +16,9 @@ from flink_jobs.settings import Settings
 from flink_jobs.shards import shard_keys, shard_sql
 
 EVENTS, CONTROL, CREDITS = "recs.events.v1", "recs.control.v1", "recs.credits.v1"
+SESSIONS = "recs.sessions.v1"
 
-FETCH = {EVENTS: (32_768, 20), CONTROL: (1, 500), CREDITS: (1, 500)}
+FETCH = {EVENTS: (32_768, 20), CONTROL: (1, 500), CREDITS: (1, 500), SESSIONS: (32_768, 500)}
 """Bytes that a fetch waits for, and for how many ms: events come all the time, and otherwise every few of them
 would cost a request; the others are rare, and an answer that nothing came costs as much as one with a record."""
 
@@ -42,37 +43,52 @@ BATCH_TYPE = Types.ROW(
 """Micro-batch without its shard key: keys, values, partitions, offsets, times (ms), end of the window (ms)."""
 
 
-def micro_batches(t_env: StreamTableEnvironment, settings: Settings, group_id: str) -> Table:
-    """Read the three topics and gather their rows by shard and window of `job.batch_ms`.
+def micro_batches(
+    t_env: StreamTableEnvironment,
+    settings: Settings,
+    group_id: str,
+    sources: tuple[str, ...] = SOURCES,
+    batch_ms: int | None = None,
+) -> Table:
+    """Read topics and gather their rows by shard and window of `batch_ms`, by default `job.batch_ms`.
+
+    Parameters
+    ----------
+    sources
+        User-keyed topics; `partition // SOURCE_STRIDE` is the place in it.
 
     Returns
     -------
     Table
         Columns `shard_key INT`, `batch ROW<...>` as described above.
     """
-    for index, topic in enumerate(SOURCES):
+    for index, topic in enumerate(sources):
         t_env.execute_sql(_source_table(index, topic, settings, group_id))
     count = settings.job.shards
     every_shard = ", ".join(str(index) for index in range(count))
     keys = ", ".join(str(key) for key in shard_keys(count))
     columns = "k, v, p, o, t"
     by_key = f"SELECT {shard_sql('k', count)} AS shard, {columns} FROM"
+    window_s = (settings.job.batch_ms if batch_ms is None else batch_ms) / 1000
+    rows = []
+    for index, topic in enumerate(sources):
+        rows.append(f"{by_key} source_{index}")
+        if topic == CONTROL:
+            rows[-1] += f" WHERE k NOT LIKE '{EVERY_SHARD_PREFIX}%'"
+            rows.append(f"""SELECT s.shard, {columns}
+            FROM (SELECT {columns}, ARRAY[{every_shard}] AS every_shard FROM source_{index}
+                  WHERE k LIKE '{EVERY_SHARD_PREFIX}%') AS r
+            CROSS JOIN UNNEST(r.every_shard) AS s (shard)""")
     t_env.execute_sql(f"""
         CREATE TEMPORARY VIEW gathered AS SELECT *, PROCTIME() AS pt FROM (
-        {by_key} source_0
-        UNION ALL {by_key} source_1 WHERE k NOT LIKE '{EVERY_SHARD_PREFIX}%'
-        UNION ALL SELECT s.shard, {columns}
-            FROM (SELECT {columns}, ARRAY[{every_shard}] AS every_shard FROM source_1
-                  WHERE k LIKE '{EVERY_SHARD_PREFIX}%') AS r
-            CROSS JOIN UNNEST(r.every_shard) AS s (shard)
-        UNION ALL {by_key} source_2)""")
+        {" UNION ALL ".join(rows)})""")
     return t_env.sql_query(f"""
         SELECT ARRAY[{keys}][shard + 1] AS shard_key,
                ROW(ks, vs, ps, os, ts, {_epoch_ms("TIMESTAMP '1970-01-01 00:00:00'", "window_end")}) AS batch
         FROM (
             SELECT shard, window_end, ARRAY_AGG(k) AS ks, ARRAY_AGG(v) AS vs,
                    ARRAY_AGG(p) AS ps, ARRAY_AGG(o) AS os, ARRAY_AGG(t) AS ts
-            FROM TABLE(TUMBLE(TABLE gathered, DESCRIPTOR(pt), INTERVAL '{settings.job.batch_ms / 1000}' SECOND))
+            FROM TABLE(TUMBLE(TABLE gathered, DESCRIPTOR(pt), INTERVAL '{window_s}' SECOND))
             GROUP BY shard, window_start, window_end
         )""")
 

@@ -91,6 +91,24 @@ class Job(_Section):
     starting_offsets: Literal["earliest-offset", "group-offsets", "latest-offset"] = "earliest-offset"
 
 
+class Similarity(_Section):
+    """The similarity job; shards, generation and checkpoints are those of `[job]`."""
+
+    parallelism: int = Field(2, ge=1)
+    batch_ms: int = Field(1_000, ge=1, description="session steps gathered by user shard in the JVM")
+    item_batch_ms: int = Field(2_000, ge=1, description="what they add, gathered by item shard")
+    half_life_ms: int = Field(60 * 86_400_000, ge=1_000, description="of what items go with, in event time")
+    trend_half_life_ms: int = Field(7 * 86_400_000, ge=1_000, description="of trending")
+    publish_interval_ms: int = Field(10_000, ge=0, description="an item is written at most this often")
+    publish_items_per_tick: int = Field(500, ge=1, description="a shard and second")
+    sweep_items_per_tick: int = Field(
+        5, ge=1, description="of those that nothing touched, written again, a shard and second"
+    )
+    list_size: int = Field(50, ge=1, le=64, description="similar items of each item in Redis")
+    max_session_events: int = Field(200, ge=1, description="later events of a session count for nothing")
+    forget_after_ms: int = Field(400 * 86_400_000, description="of no session with an item")
+
+
 class Model(_Section):
     """Where bundles stand and how they rank."""
 
@@ -133,6 +151,7 @@ class Settings(_Section):
     kafka: Kafka = Kafka()
     redis: Redis = Redis()
     job: Job = Job()
+    similarity: Similarity = Similarity()
     model: Model = Model()
     stack: Stack = Stack()
 

@@ -13,6 +13,8 @@ from schemas.records import DEFAULT_TENANT
 
 MODEL_CURRENT: Final = "model:current"
 MODEL_WORKERS: Final = "model:workers"
+SIMILARITY_ITEMS: Final = "similarity:items"
+SIMILARITY_LIVE: Final = "similarity:live"
 VERSION_WIDTH: Final = 32
 
 
@@ -75,6 +77,11 @@ def item_sim_key(tenant: str, item_id: str, hash_tags: bool = True) -> str:
     'item:sim:{i%2F1}'
     """
     return f"{_prefix(tenant)}item:sim:{_tagged(escape_id(item_id), hash_tags)}"
+
+
+def item_bought_key(tenant: str, item_id: str, hash_tags: bool = True) -> str:
+    """ZSET of what is bought in one session with an item: P(bought too | item bought)."""
+    return f"{_prefix(tenant)}item:bought:{_tagged(escape_id(item_id), hash_tags)}"
 
 
 def item_features_key(tenant: str, item_id: str, hash_tags: bool = True) -> str:
