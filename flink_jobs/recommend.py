@@ -36,7 +36,7 @@ SINK_LINGER_MS = 50
 
 def build(settings: Settings) -> StreamExecutionEnvironment:
     """Lay out the job; `submit` runs it."""
-    env = StreamExecutionEnvironment.get_execution_environment(_configuration(settings))
+    env = StreamExecutionEnvironment.get_execution_environment(configuration(settings))
     env.set_parallelism(settings.job.parallelism)
     env.set_max_parallelism(settings.job.shards)
     t_env = StreamTableEnvironment.create(env)
@@ -51,9 +51,9 @@ def build(settings: Settings) -> StreamExecutionEnvironment:
         udf(RankLists(settings), result_type="BYTES", func_type="pandas"),
     )
 
-    _sink(t_env, settings, "sessions", SESSIONS, exactly_once=True)
-    _sink(t_env, settings, "served", SERVED)
-    _sink(t_env, settings, "dead_letters", DEAD_LETTERS)
+    kafka_sink(t_env, settings, "sessions", SESSIONS, exactly_once=True)
+    kafka_sink(t_env, settings, "served", SERVED)
+    kafka_sink(t_env, settings, "dead_letters", DEAD_LETTERS)
     statements = t_env.create_statement_set()
     statements.add_insert_sql(
         f"INSERT INTO dead_letters SELECT `key`, payload FROM outputs WHERE kind = {DEAD_LETTER}"
@@ -71,9 +71,10 @@ def build(settings: Settings) -> StreamExecutionEnvironment:
     return env
 
 
-def _configuration(settings: Settings) -> Configuration:
+def configuration(settings: Settings) -> Configuration:
+    """Give what every job sets beside the cluster's own configuration."""
     job = settings.job
-    configuration = Configuration()
+    made = Configuration()
     for key, value in {
         "python.execution-mode": "thread",
         "python.fn-execution.bundle.time": job.bundle_ms,
@@ -86,13 +87,14 @@ def _configuration(settings: Settings) -> Configuration:
         "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
         "execution.checkpointing.tolerable-failed-checkpoints": 3,
     }.items():
-        configuration.set_string(key, str(value))
-    return configuration
+        made.set_string(key, str(value))
+    return made
 
 
-def _sink(
+def kafka_sink(
     t_env: StreamTableEnvironment, settings: Settings, table: str, topic: str, exactly_once: bool = False
 ) -> None:
+    """Declare a table of keys and values that writes to a topic."""
     kafka = settings.kafka
     guarantee = (
         f"""'sink.delivery-guarantee' = 'exactly-once',

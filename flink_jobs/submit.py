@@ -11,10 +11,13 @@ from collections.abc import Callable, Sequence
 
 from pyflink.datastream import StreamExecutionEnvironment
 
-from flink_jobs import recommend
+from flink_jobs import recommend, similarity
 from flink_jobs.settings import Settings, load
 
-JOBS: dict[str, Callable[[Settings], StreamExecutionEnvironment]] = {"recommend": recommend.build}
+JOBS: dict[str, Callable[[Settings], StreamExecutionEnvironment]] = {
+    "recommend": recommend.build,
+    "similarity": similarity.build,
+}
 
 
 def shipped_settings(settings: Settings) -> Settings:

@@ -14,7 +14,7 @@ from tailrace.commands.stack import Config, Json
 from tailrace.connections import ensure_topics
 from tailrace.errors import ExitCode, UserError
 
-JOBS = ("recommend",)
+JOBS = ("recommend", "similarity")
 
 
 def register(app: typer.Typer) -> None:
@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
 
 def submit(
-    job: Annotated[str, typer.Argument(help="recommend")],
+    job: Annotated[str, typer.Argument(help="recommend or similarity")],
     jobmanager: Annotated[
         str | None,
         typer.Option("--jobmanager", "-m", help="HOST:PORT of Flink's REST; default: the local stack."),

@@ -1,0 +1,294 @@
+"""Writes what items go with to Redis or Valkey: similar items, bought together, counts, trending.
+
+Scores of two items need both items' counts, and those live in two shards. So each item's count and name stand in
+one HASH of the store, `similarity:items`, written before any score is made of them. An item whose neighbour is
+not there yet is written without it, and once more later.
+
+Absolute values with a version. Trending needs neither: an item's place is `scores.timeless`, which only grows.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from importlib import resources
+from struct import Struct
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flink_jobs.list_store import ListStore, connect
+from flink_jobs.settings import Settings, load
+from schemas.ids import split_user_key
+from schemas.redis_keys import (
+    SIMILARITY_ITEMS,
+    SIMILARITY_LIVE,
+    format_version,
+    item_bought_key,
+    item_features_key,
+    item_sim_key,
+    trending_key,
+)
+from udfs.similarity.count_kernel import HalfLives
+from udfs.similarity.item_counts import ItemCounts
+from udfs.similarity.scores import conditional, cosine, timeless
+
+FUNCTION: Final = "tailrace_put_similar_1"
+TRENDING_SIZE: Final = 100
+OVERALL: Final = "overall"
+ITEMS_PER_CALL: Final = 250
+LIVE_FOR_S: Final = 86_400
+"""How long after the job's last write a model bundle writes these views again."""
+
+JOB: Final = "similarity"
+_pack_u64 = Struct("<Q").pack
+_DOUBLE: Final = Struct("<d")
+_COUNTS: Final = Struct("<HHH")
+
+
+class StoredItem(NamedTuple):
+    """What the store knows of an item for the scores of others.
+
+    Attributes
+    ----------
+    item_id
+        Its id.
+    viewed
+        `timeless` of its sessions.
+    """
+
+    item_id: str
+    viewed: float
+
+    def encode(self) -> bytes:
+        """Give the value of the HASH's field."""
+        return _DOUBLE.pack(self.viewed) + self.item_id.encode()
+
+    @classmethod
+    def decode(cls, value: bytes) -> StoredItem:
+        """Read it."""
+        return cls(value[_DOUBLE.size :].decode(), _DOUBLE.unpack_from(value)[0])
+
+
+class SimilarityStore(ListStore):
+    """The writer; it waits for the store as `ListStore` does.
+
+    Parameters
+    ----------
+    client
+        From `list_store.connect`.
+    half_lives
+        Of the counts.
+    generation
+        First part of versions.
+    list_size
+        Similar items of each item.
+    given
+        As `ListStore`.
+    """
+
+    def __init__(
+        self, client: Any, half_lives: HalfLives, generation: int, list_size: int, **given: Any
+    ) -> None:
+        super().__init__(client, **given)
+        self._half_lives = half_lives
+        self._generation = generation
+        self._list_size = list_size
+        self._items_per_call = 1 if given.get("cluster") else ITEMS_PER_CALL
+
+    def put_similar(self, items: Mapping[int, ItemCounts]) -> set[int]:
+        """Write items.
+
+        Parameters
+        ----------
+        items
+            Item key (`session_step.item_key`) to its counts.
+
+        Returns
+        -------
+        set
+            Keys of items that want to be written again: a neighbour was not in the store yet.
+        """
+        if not items:
+            return set()
+        known = self._exchange(items)
+        incomplete: set[int] = set()
+        keys: list[str] = []
+        arguments: list[str | bytes] = []
+        for item, counts in items.items():
+            similar = self._similar(counts, known)
+            bought = self._bought(counts, known)
+            if not all(other in known for table in _hashes(counts) for other in table.tolist()):
+                incomplete.add(item)
+            tenant, item_id = split_user_key(counts.name.decode())
+            keys += (
+                item_sim_key(tenant, item_id, self._hash_tags),
+                item_bought_key(tenant, item_id, self._hash_tags),
+                item_features_key(tenant, item_id, self._hash_tags),
+            )
+            version = format_version(self._generation, counts.updates, 0)
+            arguments += (version, *_pieces(similar, bought, _fields(counts)))
+        replies = self._put_lists(keys, arguments)
+        self._put_trending(items, replies)
+        return incomplete
+
+    def put_shard_counts(self, name: str, counts: Mapping[str, int]) -> None:
+        """Write one shard's totals into the HASH `stats:similarity`."""
+        self.put_counts(JOB, {name: json.dumps({"counts": counts})})
+
+    def close(self) -> None:
+        """Leave the store."""
+        self._client.close()
+
+    def forget(self, items: Mapping[int, ItemCounts]) -> None:
+        """Take items away that nobody has touched for long; their keys go by their TTL."""
+        if items:
+            self._retry(lambda: self._client.hdel(SIMILARITY_ITEMS, *map(_pack_u64, items)))
+
+    def _exchange(self, items: Mapping[int, ItemCounts]) -> dict[int, StoredItem]:
+        """Write the items' own counts, and read those of all their neighbours."""
+        wanted = np.unique(
+            np.concatenate([part for counts in items.values() for part in _hashes(counts)])
+        ).tolist()
+        together_ms = self._half_lives.together_ms
+        fields = {
+            _pack_u64(item): StoredItem(
+                split_user_key(counts.name.decode())[1],
+                timeless(counts.viewed, counts.as_of_ms, together_ms),
+            ).encode()
+            for item, counts in items.items()
+        }
+        self._retry(lambda: self._client.hset(SIMILARITY_ITEMS, mapping=fields))
+        if not wanted:
+            return {}
+        values = self._retry(lambda: self._client.hmget(SIMILARITY_ITEMS, list(map(_pack_u64, wanted))))
+        return {
+            item: StoredItem.decode(value)
+            for item, value in zip(wanted, values, strict=True)
+            if value is not None
+        }
+
+    def _similar(self, counts: ItemCounts, known: Mapping[int, StoredItem]) -> list[tuple[float, str]]:
+        table = counts.viewed_with
+        others = [known.get(item) for item in table.hashes.tolist()]
+        alone = np.array([math.inf if other is None else other.viewed for other in others])
+        scores = cosine(table.certain, counts.viewed, counts.as_of_ms, alone, self._half_lives.together_ms)
+        return self._best(scores, others)
+
+    def _bought(self, counts: ItemCounts, known: Mapping[int, StoredItem]) -> list[tuple[float, str]]:
+        table = counts.bought_with
+        others = [known.get(item) for item in table.hashes.tolist()]
+        return self._best(conditional(table.certain, counts.bought), others)
+
+    def _best(
+        self, scores: NDArray[np.float64], others: Sequence[StoredItem | None]
+    ) -> list[tuple[float, str]]:
+        listed = [
+            (score, other.item_id)
+            for score, other in zip(scores.tolist(), others, strict=True)
+            if other is not None and 0 < score < math.inf
+        ]
+        return sorted(listed, reverse=True)[: self._list_size]
+
+    def _put_lists(self, keys: Sequence[str], arguments: Sequence[str | bytes]) -> list[Any]:
+        replies: list[Any] = []
+        for start in range(0, len(keys), 3 * self._items_per_call):
+            some = keys[start : start + 3 * self._items_per_call]
+            given = (str(self._ttl_s), *arguments[start : start + 3 * self._items_per_call])
+            replies += self._retry(self._command("FCALL", FUNCTION, str(len(some)), *some, *given))
+        return replies
+
+    def _command(self, *words: str | bytes) -> Callable[[], Any]:
+        return lambda: self._client.execute_command(*words)
+
+    def load_function(self) -> None:
+        """Give the store its function; what stood under the name is replaced."""
+        code = resources.files("flink_jobs").joinpath("similarity.lua").read_text(encoding="utf-8")
+        self._client.function_load(code, replace=True)
+
+    # --- trending -----------------------------------------------------------------------------------------
+
+    def _put_trending(self, items: Mapping[int, ItemCounts], categories: Sequence[Any]) -> None:
+        """Let each item take its place overall and in its category."""
+        scopes: dict[str, dict[str, float]] = {}
+        for counts, category in zip(items.values(), categories, strict=True):
+            place = timeless(counts.trend, counts.as_of_ms, self._half_lives.trend_ms)
+            if category is None or place == -math.inf:
+                continue
+            tenant, item_id = split_user_key(counts.name.decode())
+            named = category.decode() if isinstance(category, bytes) else category
+            for scope in {OVERALL, named} - {""}:
+                scopes.setdefault(trending_key(scope, tenant), {})[item_id] = place
+        if scopes:
+            self._retry(lambda: self._take_over(list(scopes)))
+            self._retry(lambda: self._add(scopes))
+
+    def _take_over(self, keys: Sequence[str]) -> None:
+        """Empty scopes that were not ours: what a model bundle writes there is of another kind of number."""
+        with self._client.pipeline(transaction=False) as pipeline:
+            for key in keys:
+                pipeline.hsetnx(SIMILARITY_LIVE, key, "1")
+            pipeline.expire(SIMILARITY_LIVE, LIVE_FOR_S)
+            *is_new, _ = pipeline.execute()
+            for key, new in zip(keys, is_new, strict=True):
+                if new:
+                    pipeline.delete(key)
+            pipeline.execute()
+
+    def _add(self, scopes: Mapping[str, Mapping[str, float]]) -> None:
+        with self._client.pipeline(transaction=False) as pipeline:
+            for key, places in scopes.items():
+                pipeline.zadd(key, places, gt=True)
+                pipeline.zremrangebyrank(key, 0, -TRENDING_SIZE - 1)
+            pipeline.execute()
+
+
+def open_store(settings: Settings) -> SimilarityStore:
+    """Connect as a worker does: the password comes from its environment."""
+    store, similarity = settings.redis, settings.similarity
+    password = load(environment=dict(os.environ)).redis.password
+    secret = None if password is None else password.get_secret_value()
+    return SimilarityStore(
+        connect(store.url, secret, store.cluster),
+        HalfLives(similarity.half_life_ms, similarity.trend_half_life_ms),
+        settings.job.generation,
+        similarity.list_size,
+        ttl_s=store.ttl_s,
+        hash_tags=store.hash_tags,
+        cluster=store.cluster,
+        retry_limit_s=store.retry_limit_s,
+    )
+
+
+def _hashes(counts: ItemCounts) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    return counts.viewed_with.hashes, counts.bought_with.hashes
+
+
+def _fields(counts: ItemCounts) -> list[str]:
+    """Give the fields of item_features: counts as of `_sim_wm`."""
+    named = (
+        ("viewed", counts.viewed),
+        ("bought", counts.bought),
+        ("trend", counts.trend),
+        ("_sim_wm", counts.as_of_ms),
+    )
+    return [text for name, value in named for text in (name, repr(value))]
+
+
+def _pieces(
+    similar: Sequence[tuple[float, str]], bought: Sequence[tuple[float, str]], fields: Sequence[str]
+) -> tuple[str, bytes]:
+    """Give shape and pieces as the function reads them."""
+    shape = ["<HHH"]
+    pieces = [_COUNTS.pack(2 * len(similar), 2 * len(bought), len(fields))]
+    for score, item_id in (*similar, *bought):
+        encoded = item_id.encode()
+        shape.append(f"dc{len(encoded)}")
+        pieces += (_DOUBLE.pack(score), encoded)
+    for text in fields:
+        shape.append(f"c{len(text)}")
+        pieces.append(text.encode())
+    return "".join(shape), b"".join(pieces)
