@@ -16,7 +16,14 @@ from redis.retry import Retry
 
 from schemas.ids import check_id
 from schemas.records import DEFAULT_TENANT
-from schemas.redis_keys import MODEL_CURRENT, item_features_key, item_sim_key, trending_key, user_keys
+from schemas.redis_keys import (
+    MODEL_CURRENT,
+    item_bought_key,
+    item_features_key,
+    item_sim_key,
+    trending_key,
+    user_keys,
+)
 from schemas.stored_list import META_FIELDS, load_slots
 
 POPULAR_ITEMS: Final = 100
@@ -214,8 +221,22 @@ class RecommendationReader:
 
     def similar(self, item_id: str, tenant: str = DEFAULT_TENANT, count: int = 10) -> list[tuple[str, float]]:
         """Items like this one and their scores, best first; empty for an unknown item."""
+        return self._of_item(item_sim_key, item_id, tenant, count)
+
+    def bought_with(
+        self, item_id: str, tenant: str = DEFAULT_TENANT, count: int = 10
+    ) -> list[tuple[str, float]]:
+        """What is bought in one session with this item, and the share of its purchases where it is, best first.
+
+        The similarity job writes it; empty without that job.
+        """
+        return self._of_item(item_bought_key, item_id, tenant, count)
+
+    def _of_item(
+        self, key_of: Callable[[str, str, bool], str], item_id: str, tenant: str, count: int
+    ) -> list[tuple[str, float]]:
         check_id("item_id", item_id)
-        key = item_sim_key(tenant, item_id, self._hash_tags)
+        key = key_of(tenant, item_id, self._hash_tags)
         (scored,) = self._ask(
             lambda pipeline: (pipeline.zrevrange(key, 0, POPULAR_ITEMS - 1, withscores=True),), atomic=False
         )

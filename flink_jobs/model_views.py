@@ -1,6 +1,7 @@
 """Writes what a model bundle and the catalogue show readers: similar items, trending, item features.
 
-Absolute values, so that writing again repairs. `model:current` comes last: who sees it sees the rest.
+Absolute values, so that writing again repairs. `model:current` comes last: who sees it sees the rest. Where the
+similarity job writes, its figures stay: a bundle gives similar items to those items only that it has not met.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from schemas.records import DEFAULT_TENANT, Item
-from schemas.redis_keys import MODEL_CURRENT, item_features_key, item_sim_key, trending_key
+from schemas.redis_keys import MODEL_CURRENT, SIMILARITY_LIVE, item_features_key, item_sim_key, trending_key
 
 ITEMS_PER_CALL: Final = 200
 TRENDING_SIZE: Final = 100
@@ -69,11 +70,15 @@ def write_model_views(
     offsets, rows, scores = map(_as_list, (neighbour_offsets, neighbour_rows, neighbour_scores))
     price_of, trend_of = _as_list(prices), _as_list(trending)
     written = 0
+    live = bool(client.exists(SIMILARITY_LIVE))
     for start in range(0, count, ITEMS_PER_CALL):
+        some = range(start, min(start + ITEMS_PER_CALL, count))
+        met = _met_live(client, [item_features_key(tenant, item_ids[row], hash_tags) for row in some], live)
         with client.pipeline(transaction=not cluster) as pipeline:
-            for row in range(start, min(start + ITEMS_PER_CALL, count)):
+            for row in some:
                 similar = {item_ids[rows[n]]: scores[n] for n in range(offsets[row], offsets[row + 1])}
-                _replace_ranking(pipeline, item_sim_key(tenant, item_ids[row], hash_tags), similar, ttl_s)
+                if not met[row - start]:
+                    _replace_ranking(pipeline, item_sim_key(tenant, item_ids[row], hash_tags), similar, ttl_s)
                 features: dict[str, str | float] = {
                     "category": categories[row],
                     "trending": trend_of[row],
@@ -89,11 +94,22 @@ def write_model_views(
             pipeline.execute()
         if progress is not None:
             progress(min(start + ITEMS_PER_CALL, count), count)
-    written += _write_trending(client, item_ids, categories, trend_of, tenant, cluster)
+    if not live:
+        written += _write_trending(client, item_ids, categories, trend_of, tenant, cluster)
     client.hset(MODEL_CURRENT, mapping=dict(current))
     if progress is not None and count == 0:
         progress(0, 0)
     return written + 1
+
+
+def _met_live(client: Any, keys: Sequence[str], live: bool) -> list[bool]:
+    """Tell of each item's features whether the similarity job, if it runs, has written the item."""
+    if not live:
+        return [False] * len(keys)
+    with client.pipeline(transaction=False) as pipeline:
+        for key in keys:
+            pipeline.hexists(key, "_sim_v")
+        return list(map(bool, pipeline.execute()))
 
 
 def _write_trending(

@@ -79,25 +79,32 @@ def similar(
     config: Config = None,
     count: Annotated[int, typer.Option("-n", min=1, max=100, help="How many.")] = 10,
     tenant: Tenant = DEFAULT_TENANT,
+    bought: Annotated[
+        bool,
+        typer.Option("--bought", help="What is bought in one session with it; needs the similarity job."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show the items most like one, with titles; those out of stock are left out.
+
+    The score is the cosine of sessions with both, or what the model bundle says where the similarity job has not
+    met the item. With `--bought` it is the share of sessions that bought the item where the other was bought too.
 
     Exit code 1 when nothing is known of the item.
     """
     settings = load(config)
     with reader(settings) as lists, store(settings) as client:
         try:
-            found = lists.similar(item, tenant, count)
+            found = (lists.bought_with if bought else lists.similar)(item, tenant, count)
         except Refused as refused:
             raise UserError("TR-321", str(refused), exit_code=ExitCode.USAGE) from refused
         titles = Titles(settings, client, tenant).of([item, *(item_id for item_id, _ in found)])
     if not found:
         raise UserError(
             "TR-330",
-            f"item {item!r}: nothing is like it",
-            "the model that serves does not know it, or no model serves",
-            "tailrace models ls",
+            f"item {item!r}: nothing is {'bought with' if bought else 'like'} it",
+            "no model that serves knows it, and the similarity job has not met it or does not run",
+            "tailrace models ls; tailrace submit similarity",
         )
     rows = [
         {"item_id": item_id, "title": titles[item_id].title, "category": titles[item_id].category,

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from clients.reader import RecommendationReader
 from flink_jobs import similarity_store
 from flink_jobs.list_store import connect
+from flink_jobs.model_views import write_model_views
 from flink_jobs.similarity_store import SimilarityStore
 from schemas.redis_keys import SIMILARITY_LIVE, item_bought_key, item_features_key, item_sim_key, trending_key
 from udfs.similarity.count_kernel import HalfLives
@@ -129,3 +131,29 @@ def test_a_flushed_store_is_written_again(store: SimilarityStore, store_client: 
     store_client.function_flush("SYNC")
     store.put_similar(both)
     assert {key: store_client.type(key) for key in sorted(store_client.scan_iter())} == before
+
+
+def test_a_model_bundle_leaves_alone_what_the_similarity_job_writes(
+    store: SimilarityStore, store_client: Any
+) -> None:
+    def activate() -> None:
+        ids = ["a", "b", "new"]
+        write_model_views(
+            store_client, item_ids=ids, categories=["toys"] * 3, prices=[1.0] * 3, trending=[9.0, 8.0, 7.0],
+            neighbour_offsets=[0, 1, 2, 3], neighbour_rows=[2, 2, 0], neighbour_scores=[0.9] * 3,
+            current={"epoch": 1, "model_version": "m"},
+        )  # fmt: skip
+
+    activate()
+    assert ranking(store_client, item_sim_key("default", "a")) == {"new": 0.9}
+    store.put_similar(by_key(counts("a", 4.0, [("b", 2.0)], [("b", 1.0)]), counts("b", 4.0)))
+    activate()
+    reader = RecommendationReader(store_client)
+    assert reader.similar("a") == [("b", 0.5)]
+    assert reader.bought_with("a") == [("b", 0.5)]
+    assert reader.similar("new") == [("a", 0.9)]
+    assert {item for item, _ in reader.trending()} == {"a", "b"}
+    assert reader.item_features("a")["category"] == "toys"
+    store_client.delete(SIMILARITY_LIVE)  # a day after the job's end
+    activate()
+    assert reader.similar("a") == [("new", 0.9)]
