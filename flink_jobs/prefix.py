@@ -12,6 +12,7 @@ from __future__ import annotations
 from pyflink.common import Types
 from pyflink.table import StreamTableEnvironment, Table
 
+from flink_jobs.kafka_key import key_sql
 from flink_jobs.settings import Settings
 from flink_jobs.shards import shard_keys, shard_sql
 
@@ -120,7 +121,7 @@ def _source_table(index: int, topic: str, settings: Settings, group_id: str) -> 
             raw_partition INT METADATA FROM 'partition' VIRTUAL,
             raw_offset BIGINT METADATA FROM 'offset' VIRTUAL,
             ts TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL,
-            k AS COALESCE(raw_key, ''), v AS COALESCE(raw_value, x''),
+            k AS {key_sql("raw_key")}, v AS COALESCE(raw_value, x''),
             p AS raw_partition + {index * SOURCE_STRIDE}, o AS raw_offset,
             t AS {_epoch_ms("TO_TIMESTAMP_LTZ(0, 3)", "ts")},
             {_watermark(topic)}

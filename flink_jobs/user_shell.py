@@ -25,6 +25,7 @@ from pyflink.common import Row, Types
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext, TimeDomain
 from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
 
+from flink_jobs.kafka_key import key_bytes
 from flink_jobs.micro_batch import MicroBatch, RankingPace
 from flink_jobs.model_store import ModelStore
 from flink_jobs.output_rows import COUNTS, DEAD_LETTER, PRELOAD, SESSION
@@ -263,15 +264,16 @@ def _require_key(key: str, tenant: str, user_id: str) -> None:
 def _dead_letter(
     topic: str, position: Position, at_ms: int, key: str, payload: bytes, refused: Refused
 ) -> Row:
+    raw_key = key_bytes(key)
     letter = DeadLetter(
         topic,
         position.partition,
         position.offset,
         at_ms,
-        key.encode(),
+        raw_key,
         payload,
         refused.reason,
         refused.detail,
         JOB,
     )
-    return Row(DEAD_LETTER, key, encode(letter), "", at_ms, 0)
+    return Row(DEAD_LETTER, raw_key.decode("utf-8", "replace"), encode(letter), "", at_ms, 0)

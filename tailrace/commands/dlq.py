@@ -252,6 +252,7 @@ def _as_dict(letter: Letter) -> dict[str, Any]:
         "reason": record.reason,
         "detail": record.detail,
         "key": None if record.key is None else record.key.decode("utf-8", "replace"),
+        "key_hex": None if record.key is None else record.key.hex(),
         "bytes": len(record.value),
         "timestamp": record.timestamp,
         "refused_at": letter.refused_ms,

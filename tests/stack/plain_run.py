@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from flink_jobs.kafka_key import key_text
 from schemas.codec import Codec
 from schemas.ids import split_user_key
 from schemas.records import Item, SessionDelta
@@ -68,8 +69,7 @@ class PlainRun:
         codec = Codec({1: "Event"})
         for row in sorted(rows):
             self.counts["events"] += 1
-            # What the job's source makes of a missing key or value, and of a key that is not UTF-8.
-            key, value = (row.key or b"").decode("utf-8", "replace"), row.value or b""
+            key, value = key_text(row.key), row.value or b""
             try:
                 event = codec.decode_event(value, self.max_event_bytes)
                 validate_event(event, key)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -104,6 +105,27 @@ def test_a_later_build_with_other_sinks_and_filters_finds_every_user_and_offset(
         # And back: the sink that comes again starts empty.
         start(shop, go_on_from(shop, deployment.stop()), tmp_path)
     check_all(shop)
+
+
+def test_new_code_runs_on_taskmanagers_that_have_run_the_code_before_it(
+    shop: RunningShop, tmp_path: Path
+) -> None:
+    deployment = shop.deployment
+    words = go_on_from(shop, deployment.stop())
+    place = words.index("--pyFiles") + 1
+    changed = Path(shutil.copytree(words[place], tmp_path / "changed"))
+    logic = changed / "udfs" / "user_logic.py"
+    text = logic.read_text(encoding="utf-8")
+    assert '("accepted",)' in text
+    logic.write_text(text.replace('("accepted",)', '("accepted", "of_the_new_code")'), encoding="utf-8")
+    start(shop, [*words[:place], str(changed), *words[place + 1 :]], tmp_path)
+    deployment.produce(shop.next_traffic(EVENTS_BETWEEN))
+    shop.catch_up()
+    counted = shop.check_counts()["of_the_new_code"]
+    assert 0 < counted <= EVENTS_BETWEEN
+    start(shop, go_on_from(shop, deployment.stop()), tmp_path)
+    check_all(shop)
+    assert shop.check_counts()["of_the_new_code"] == counted
 
 
 def go_on_from(shop: RunningShop, savepoint: str) -> list[str]:

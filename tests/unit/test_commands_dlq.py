@@ -1,10 +1,18 @@
 """Dead letters: each once, marked when sent back, recognised when they come back."""
 
+import json
+from typing import Any
+
 import pytest
+from typer.testing import CliRunner
 
 from clients.producer import new_event
+from flink_jobs.settings import Settings
 from schemas.codec import Codec, encode
 from schemas.records import Control, DeadLetter
+from tailrace import redrive
+from tailrace.cli import app
+from tailrace.commands import dlq
 from tailrace.dead_letters import (
     REDRIVEN_TO,
     TOPIC,
@@ -112,3 +120,42 @@ def test_bytes_are_shown_in_rows_of_sixteen_and_the_rest_is_counted() -> None:
 )
 def test_the_partition_of_a_key_is_that_of_kafkas_own_partitioner(key: bytes, hashed: int) -> None:
     assert partition_of(key, 1_000_003) == (hashed & 0x7FFF_FFFF) % 1_000_003
+
+
+def test_a_letter_goes_back_with_the_bytes_of_its_key_to_its_partition(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where they are no UTF-8."""
+    sent: list[dict[str, Any]] = []
+
+    class Broker:
+        def __init__(self, config: dict[str, Any]) -> None:
+            self.partitions = lambda: list(range(8))
+
+        def produce(self, topic: str, **record: Any) -> None:
+            sent.append({"topic": topic, **record})
+
+        def flush(self, timeout_s: float) -> int:
+            return 0
+
+    class Reader(Broker):
+        def __init__(self, settings: Settings, topic: str) -> None:
+            super().__init__({})
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+    monkeypatch.setattr(redrive, "Producer", Broker)
+    monkeypatch.setattr(redrive, "TopicReader", Reader)
+    monkeypatch.setattr(dlq, "redrive_letters", redrive.redrive_letters)
+    refused = letter(5, "key_mismatch", EVENT)._replace(key=b"default/\xff\x00")
+    found, _ = read_letters([record(0, refused)], CODEC)
+    monkeypatch.setattr(dlq, "_read", lambda settings, scan: (found, 0))
+    shown = CliRunner().invoke(app, ["dlq", "show", "0:0", "--json"])
+    assert json.loads(shown.output)["key_hex"] == "64656661756c742fff00"
+    assert r"b'default/\xff\x00'" in CliRunner().invoke(app, ["dlq", "show", "0:0"]).output
+    CliRunner().invoke(app, ["dlq", "redrive", "0:0"])
+    (back,) = sent
+    assert (back["key"], back["partition"], back["value"]) == (refused.key, 3, EVENT)
