@@ -167,8 +167,19 @@ class ListStore:
         return replies
 
     def put_counts(self, job: str, counts: Mapping[str, int | float | str]) -> None:
-        """Store a job's counters as absolute values."""
-        self.put_fields(stats_key(job), counts)
+        """Store a job's counters as absolute values.
+
+        Parameters
+        ----------
+        counts
+            Topic prefix of the deployment, a slash and the shard → its counts.
+        """
+        deployments: dict[str, dict[str, int | float | str]] = {}
+        for name, count in counts.items():
+            topic_prefix, _, shard = name.rpartition("/")
+            deployments.setdefault(topic_prefix, {})[shard] = count
+        for topic_prefix, fields in deployments.items():
+            self.put_fields(stats_key(job, topic_prefix), fields)
 
     def put_fields(self, key: str, fields: Mapping[str, int | float | str]) -> None:
         """Set fields of a HASH, waiting for the store as `put` does."""

@@ -36,7 +36,9 @@ class Kafka(_Section):
     replication_factor: int = Field(1, ge=1)
     retention_ms: int = Field(7 * 24 * 3_600_000, description="of recs.events.v1; -1 keeps all")
     max_future_ms: int = Field(3_600_000, description="message.timestamp.after.max.ms: later is refused")
-    topic_prefix: str = Field("", description="put before every topic name, to keep two deployments apart")
+    topic_prefix: str = Field(
+        "", description="put before every topic name and the counts' name, to keep two deployments apart"
+    )
     schema_ids: dict[int, str] = Field(
         default_factory=lambda: {
             1: "Event",

@@ -213,7 +213,8 @@ class UserShell(KeyedProcessFunction):
             shard.counts_seq += 1
             shard.counts_sent_ms, shard.counts_changed = now_ms, False
             version = format_version(self._settings.job.generation, shard.counts_seq, 0)
-            yield Row(COUNTS, str(shard.index), shard.encode_counts(), version, 0, 0)
+            key = f"{self._settings.kafka.topic_prefix}/{shard.index}"
+            yield Row(COUNTS, key, shard.encode_counts(), version, 0, 0)
 
     def _refresh(self, states: Sequence[UserState], epoch: int) -> list[UserState]:
         factors = self._models.factors(epoch)

@@ -100,9 +100,15 @@ def trending_key(scope: str, tenant: str = DEFAULT_TENANT) -> str:
     return f"{_prefix(tenant)}trending:{escape_id(scope)}"
 
 
-def stats_key(job: str) -> str:
-    """HASH of a job's counters."""
-    return f"stats:{job}"
+def stats_key(job: str, topic_prefix: str = "") -> str:
+    """HASH of a job's counters, in the deployment whose topics have this prefix.
+
+    Examples
+    --------
+    >>> stats_key("recommend"), stats_key("recommend", "test-")
+    ('stats:recommend', 'stats:test-recommend')
+    """
+    return f"stats:{topic_prefix}{job}"
 
 
 class Version(NamedTuple):

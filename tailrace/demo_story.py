@@ -146,8 +146,11 @@ class Demo:
                 for job_id in flink_client.running_jobs(target, "recommend"):
                     flink_client.cancel(target, job_id)
         with store(self.settings) as client:  # of a job that is gone: this one counts from the first event
-            client.delete(stats_key("recommend"), MODEL_WORKERS)
+            client.delete(self._stats_key(), MODEL_WORKERS)
         return f"runs as {self._submit(target, None, tell)}"
+
+    def _stats_key(self) -> str:
+        return stats_key("recommend", self.settings.kafka.topic_prefix)
 
     def _submit(self, target: str, checkpoint: str | None, tell: Tell) -> str:
         tell("flink run", None)
@@ -243,7 +246,7 @@ class Demo:
         seen, moved_s = -1, time.monotonic()
         with store(self.settings) as client:
             while time.monotonic() < deadline_s:
-                now = sum_counts(client.hgetall(stats_key("recommend"))).events
+                now = sum_counts(client.hgetall(self._stats_key())).events
                 if now != seen:
                     seen, moved_s = now, time.monotonic()
                 if seen >= wanted or (seen > 0 and time.monotonic() - moved_s > STALLED_S):

@@ -53,7 +53,7 @@ def sum_counts(fields: Mapping[str | bytes, str | bytes]) -> JobCounts:
     Parameters
     ----------
     fields
-        The HASH `stats:recommend`: shard index to JSON of `_v` and `counts`.
+        The HASH `schemas.redis_keys.stats_key`: shard index to JSON of `_v` and `counts`.
 
     Examples
     --------

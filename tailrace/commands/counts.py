@@ -41,8 +41,9 @@ def counts(
     (then it is in the dead letters). They live in the job's state, so they survive failures without counting
     twice.
     """
-    with store(load(config)) as client:
-        fields = client.hgetall(stats_key(job))
+    settings = load(config)
+    with store(settings) as client:
+        fields = client.hgetall(stats_key(job, settings.kafka.topic_prefix))
     if not fields:
         raise UserError(
             "TR-360",

@@ -181,7 +181,7 @@ class Deployment:
 
     def counts(self) -> dict[str, int]:
         """Give the job's totals, as published in the store."""
-        return sum_counts(self.redis.hgetall(stats_key(JOB))).total
+        return sum_counts(self.redis.hgetall(stats_key(JOB, self.settings.kafka.topic_prefix))).total
 
     def wait_until_read(self, timeout_s: float = 240.0) -> None:
         """Wait until the job's counts hold every record of the events topic."""
