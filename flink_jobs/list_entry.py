@@ -35,7 +35,11 @@ class ListEntry(NamedTuple):
 
 
 class EraseEntry(NamedTuple):
-    """Delete all that is stored for one user, and let no older list come back."""
+    """Delete all that is stored for one user, and let no older list come back.
+
+    A version of offset 0 wins over every list of its generation with a smaller order number: so is a user erased
+    whose state, and with it the newest offset, is gone already.
+    """
 
     tenant: str
     user_id: str

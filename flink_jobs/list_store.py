@@ -24,7 +24,7 @@ from schemas.redis_keys import stats_key, user_keys
 
 __all__ = ["EraseEntry", "ListEntry", "ListStore", "Outcome", "StoreUnavailable", "connect"]
 
-FUNCTION: Final = "tailrace_put_lists_1"
+FUNCTION: Final = "tailrace_put_lists_2"
 # A call of 500 users holds the store's only thread for 20 ms.
 MAX_USERS_PER_CALL: Final = 500
 FIRST_PAUSE_S: Final = 0.05

@@ -1,4 +1,4 @@
-#!lua name=tailrace_lists_1
+#!lua name=tailrace_lists_2
 -- Writes the lists of a whole batch of users, newest version wins. Loaded by flink_jobs/list_store.py.
 -- A change of what is stored or returned is a new number in both names: two releases run side by side
 -- while a deployment rolls.
@@ -8,13 +8,15 @@
 --       then three a user: version, shape, pieces. The shape is a struct format: four bytes that count the
 --       pieces of ZADD, HSET meta, RPUSH and HSET features, then every piece's length. Both are empty to
 --       erase. (cjson took half of the whole cost to read the same.)
+--       An erasure of offset 0 knows none of the user's events: it takes the offset that stands and wins over
+--       every list with a smaller order number. Whoever sends it gives later lists at least its own.
 -- Reply one a user: 1 kept, 0 older, 2 erased, or the stored list of an equal version:
 --       {the meta fields, item/score pairs best first}. Where eviction took the rec key, it is written again.
 
 local META_FIELDS = {'rec_id', '_v', '_wm', '_t', '_epoch', '_model', 'variant', '_mark', 'propensities', 'sources', 'order'}
 
 local function put_lists(keys, argv)
-  local call, pcall, read = redis.call, redis.pcall, struct.unpack
+  local call, pcall, read, sub = redis.call, redis.pcall, struct.unpack, string.sub
   local ttl = argv[1]
   local replies = {}
   local a = 2
@@ -25,6 +27,10 @@ local function put_lists(keys, argv)
     local stored = pcall('HMGET', meta, '_v', '_erased')
     local stored_version, erased = stored[1], stored[2]
     if stored.err then stored_version = false end  -- the key is of another type: it is replaced
+    if shape == '' and stored_version and sub(version, 5, 20) == '0000000000000000'
+      and sub(stored_version, 1, 4) == sub(version, 1, 4) and sub(stored_version, 21) < sub(version, 21) then
+      version = sub(stored_version, 1, 20) .. sub(version, 21)
+    end
     local reply
     if stored_version and (stored_version > version or (stored_version == version and erased)) then
       reply = 0
@@ -65,4 +71,4 @@ local function put_lists(keys, argv)
   return replies
 end
 
-redis.register_function('tailrace_put_lists_1', put_lists)
+redis.register_function('tailrace_put_lists_2', put_lists)

@@ -153,6 +153,10 @@ class UserShell(KeyedProcessFunction):
             state = batch.load(key)
             offset = 0 if state is None else state.newest_offset
             step = self._logic.on_control(state, control, position)
+            if step.rank is Urgency.ERASE and not offset:
+                # Nothing tells how far the user's events were; `lists.lua` then goes by the order number, so lists
+                # that are made from now on must have at least this one.
+                shard.control_seq = control_seq
             yield from self._keep(batch, key, step, offset, control_seq)
         elif control.kind == "activate_epoch":
             self._require_epoch(control)

@@ -10,7 +10,7 @@ from store_server import StoreServer
 from flink_jobs import list_store
 from flink_jobs.list_store import EraseEntry, ListEntry, ListStore, StoreUnavailable, connect
 from schemas.records import ServedItem, ServedList
-from schemas.redis_keys import format_version, user_keys
+from schemas.redis_keys import format_version, stats_key, user_keys
 from schemas.stored_list import META_FIELDS
 
 NOW_MS = 1_763_700_000_000
@@ -297,11 +297,37 @@ def test_session_and_long_lists_are_held_to_their_size(store, store_client):
     assert store.put([entry(items=items)])[0].served.items == items
 
 
+def test_an_erasure_that_knows_no_offset_wins_over_older_lists_and_over_no_newer_one(store, store_client):
+    store.put([entry(version=format_version(0, 5, 3))])
+    erasure = EraseEntry("default", "u1", format_version(0, 0, 7))
+    assert store.put([erasure])[0].state == "erased"
+    assert everything(store_client)["meta"] == {"_v": format_version(0, 5, 7), "_erased": "1"}
+    for late in (entry(version=format_version(0, 5, 3)), entry(version=format_version(0, 4, 6)), erasure):
+        assert store.put([late])[0].state == "older"
+    assert store.put([entry(version=format_version(0, 6, 7))])[0].state == "kept"
+    assert store.put([erasure])[0].state == "older", "as after a failure"
+    assert everything(store_client)["meta"]["_v"] == format_version(0, 6, 7)
+
+
+def test_an_erasure_of_a_new_generation_wins_over_all_lists_of_the_old_one(store, store_client):
+    store.put([entry(version=format_version(0, 5, 9))])
+    version = format_version(1, 0, 7)
+    assert store.put([EraseEntry("default", "u1", version)])[0].state == "erased"
+    assert everything(store_client)["meta"]["_v"] == version
+    assert store.put([EraseEntry("default", "u1", format_version(0, 0, 99))])[0].state == "older"
+
+
 def test_counts_are_absolute(store, store_client):
-    store.put_counts("recommend", {"events": 5, "lists": 2})
-    store.put_counts("recommend", {"events": 7})
+    store.put_counts("recommend", {"/0": 5, "/1": 2})
+    store.put_counts("recommend", {"/0": 7})
     store.put_counts("recommend", {})
-    assert store_client.hgetall("stats:recommend") == {"events": "7", "lists": "2"}
+    assert store_client.hgetall("stats:recommend") == {"0": "7", "1": "2"}
+
+
+def test_counts_of_two_deployments_on_one_store_stay_apart(store, store_client):
+    store.put_counts("recommend", {"/0": 5, "test-/0": 2, "test-/1": 3})
+    assert store_client.hgetall(stats_key("recommend")) == {"0": "5"}
+    assert store_client.hgetall(stats_key("recommend", "test-")) == {"0": "2", "1": "3"}
 
 
 # --- when the store is not well ---

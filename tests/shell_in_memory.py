@@ -1,0 +1,91 @@
+"""Runs a keyed function of a job without Flink: its states in dictionaries, one shard, no timer fires by itself."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pyflink.common import Row
+
+from flink_jobs.settings import Settings
+from flink_jobs.shards import shard_keys
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # PyFlink's own, while it is imported
+    from flink_jobs.prefix import CONTROL, EVENTS, SOURCE_STRIDE, SOURCES
+    from flink_jobs.user_shell import UserShell
+
+__all__ = ["CONTROL", "EVENTS", "ShellInMemory"]
+
+
+class _MapState(dict[Any, Any]):
+    def put(self, key: Any, value: Any) -> None:
+        self[key] = value
+
+    def remove(self, key: Any) -> None:
+        self.pop(key, None)
+
+
+class _ValueState:
+    def __init__(self) -> None:
+        self._value: Any = None
+
+    def value(self) -> Any:
+        return self._value
+
+    def update(self, value: Any) -> None:
+        self._value = value
+
+
+class ShellInMemory:
+    """The users' operator of the recommend job, with one shard.
+
+    Attributes
+    ----------
+    timers_ms
+        Processing-time timers that were asked for.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        assert settings.job.shards == 1
+        self.states: dict[str, Any] = {}
+        self.timers_ms: list[int] = []
+        self.shell = UserShell(settings)
+        self.shell.open(self)  # type: ignore[arg-type]
+
+    def run(self, records: Sequence[tuple[str, str, bytes, int]], window_end_ms: int = 0) -> list[Row]:
+        """Apply one micro-batch of (topic, key, value, offset)."""
+        columns: tuple[list[Any], ...] = ([], [], [], [], [])
+        for topic, key, value, offset in records:
+            row = (key, value, SOURCES.index(topic) * SOURCE_STRIDE, offset, 0)
+            for column, field in zip(columns, row, strict=True):
+                column.append(field)
+        return list(self.shell.process_element((*columns, window_end_ms), self))  # type: ignore[arg-type]
+
+    # --- what Flink gives the function --------------------------------------------------------------------
+
+    def get_map_state(self, descriptor: Any) -> _MapState:
+        return self.states.setdefault(descriptor.name, _MapState())
+
+    def get_state(self, descriptor: Any) -> _ValueState:
+        return self.states.setdefault(descriptor.name, _ValueState())
+
+    def get_current_key(self) -> int:
+        return shard_keys(1)[0]
+
+    def timer_service(self) -> ShellInMemory:
+        return self
+
+    def current_watermark(self) -> int:
+        return 0
+
+    def register_processing_time_timer(self, at_ms: int) -> None:
+        self.timers_ms.append(at_ms)
+
+    def register_event_time_timer(self, at_ms: int) -> None: ...
+
+
+def of_kind(rows: Iterable[Row], kind: int) -> list[Row]:
+    """Give the rows of one kind."""
+    return [row for row in rows if row[0] == kind]

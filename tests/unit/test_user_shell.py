@@ -1,0 +1,85 @@
+"""The operator around the users' logic: which rows leave it, and with which version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from clients.producer import new_event
+from flink_jobs.output_rows import COUNTS, DEAD_LETTER, ERASE, RANK
+from flink_jobs.settings import load
+from schemas.codec import decode, encode
+from schemas.records import Control, DeadLetter
+from schemas.redis_keys import format_version, parse_version
+from tests.bundles import make_bundle
+from tests.shell_in_memory import CONTROL, EVENTS, ShellInMemory, of_kind
+
+T0 = 1_760_000_000_000
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> ShellInMemory:
+    make_bundle(tmp_path / "7", epoch=7)
+    made = ShellInMemory(
+        load(
+            environment={},
+            job={"shards": 1},
+            model={"root": tmp_path},
+            kafka={"topic_prefix": "test-"},
+        )
+    )
+    made.run([order(0, "activate_epoch", epoch=7)])
+    return made
+
+
+def order(
+    offset: int, kind: str, user_id: str | None = None, epoch: int | None = None, consent: str | None = None
+) -> tuple[str, str, bytes, int]:
+    tenant, key = (None, f"*{kind}") if user_id is None else ("default", f"default/{user_id}")
+    control = Control(f"c{offset}", kind, tenant, user_id, epoch, consent, T0, "")
+    return CONTROL, key, encode(control), offset
+
+
+def click(offset: int, user_id: str = "u1", key: str | None = None) -> tuple[str, str, bytes, int]:
+    at_ms = T0 + 1_000 * offset
+    event = new_event(
+        "click", user_id, "item-1", event_id=f"e{offset}", event_time=at_ms, consent="personalization"
+    )
+    value = encode(event._replace(received_time=at_ms))
+    return EVENTS, f"default/{user_id}" if key is None else key, value, offset
+
+
+@pytest.mark.parametrize(("kind", "consent"), [("erase_user", None), ("set_consent", "essential")])
+def test_lists_after_the_erasure_of_a_user_without_state_are_newer_than_it_and_those_before_are_not(
+    shell: ShellInMemory, kind: str, consent: str | None
+) -> None:
+    (before,) = of_kind(shell.run([click(500, "other")]), RANK)
+    (erased,) = of_kind(shell.run([order(40, kind, "u1", consent=consent)]), ERASE)
+    assert erased[3] == format_version(0, 0, 41)
+    (after,) = of_kind(shell.run([click(20)]), RANK)
+    assert parse_version(before[3]).control_seq < 41 <= parse_version(after[3]).control_seq
+
+
+def test_the_erasure_of_a_known_user_goes_by_the_offset_and_changes_no_other_version(
+    shell: ShellInMemory,
+) -> None:
+    (first,) = of_kind(shell.run([click(500)]), RANK)
+    (erased,) = of_kind(shell.run([order(40, "erase_user", "u1")]), ERASE)
+    assert erased[3] == format_version(0, 500, 41) > first[3]
+    (other,) = of_kind(shell.run([click(7, "other")]), RANK)
+    assert other[3] == format_version(0, 7, 1)
+
+
+def test_counts_are_those_of_the_deployment_and_shard(shell: ShellInMemory) -> None:
+    shell.run([click(1), click(2)])
+    (counts,) = shell.shell._publish_counts(shell.shell._shards[shell.get_current_key()], now_ms=T0)
+    assert (counts[0], counts[1]) == (COUNTS, "test-/0")
+
+
+def test_a_dead_letter_has_the_bytes_of_a_key_that_is_no_text(shell: ShellInMemory) -> None:
+    (row,) = of_kind(shell.run([click(1, key="\x0164656661756C742F75C3BF")]), DEAD_LETTER)
+    letter = decode("DeadLetter", row[2])
+    assert isinstance(letter, DeadLetter)
+    assert (letter.reason, letter.key) == ("key_mismatch", b"default/u\xff")
+    assert row[1] == "default/u\N{REPLACEMENT CHARACTER}"
