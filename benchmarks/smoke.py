@@ -23,12 +23,13 @@ import redis
 from confluent_kafka import Consumer, TopicPartition
 
 from flink_jobs.settings import Settings
+from schemas import topics
 from schemas.codec import Codec
 from tailrace import flink_client, model_switch
 from tailrace.connections import ensure_topics
 from tailrace.stack.local import LocalStack
 
-SERVED = "recs.served.v1"
+SERVED = topics.SERVED.name
 WARM_UP_S, FRESHNESS_S, STEP_S, RECOVERY_S = 75.0, 120.0, 40.0, 45.0
 WARM_UP_RATE = 2_000.0
 """Below what any machine sustains: the JVM compiles for a minute, and a backlog from then would be measured later."""

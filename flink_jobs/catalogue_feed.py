@@ -15,12 +15,12 @@ from flink_jobs.settings import Kafka
 from schemas.codec import Codec
 from schemas.records import Item
 from schemas.refusal import Refused
+from schemas.topics import ITEMS
 from udfs.ranking.catalogue import CatalogueView
 
 if TYPE_CHECKING:
     from udfs.model.bundle import Bundle
 
-ITEMS = "recs.items.v1"
 PER_BATCH = 2_000
 FIRST_READ_S = 30.0
 
@@ -59,7 +59,7 @@ class CatalogueFeed:
                 "enable.partition.eof": True,
             }
         )
-        partition = TopicPartition(settings.topic_prefix + ITEMS, 0, 0)
+        partition = TopicPartition(settings.topic_prefix + ITEMS.name, 0, 0)
         self._consumer.assign([partition])
         self._at_end = False
         self._read_to_end()

@@ -15,9 +15,10 @@ from pyflink.table import StreamTableEnvironment, Table
 from flink_jobs.kafka_key import key_sql
 from flink_jobs.settings import Settings
 from flink_jobs.shards import shard_keys, shard_sql
+from schemas import topics
 
-EVENTS, CONTROL, CREDITS = "recs.events.v1", "recs.control.v1", "recs.credits.v1"
-SESSIONS = "recs.sessions.v1"
+EVENTS, CONTROL, CREDITS = topics.EVENTS.name, topics.CONTROL.name, topics.CREDITS.name
+SESSIONS = topics.SESSIONS.name
 
 FETCH = {EVENTS: (32_768, 20), CONTROL: (1, 500), CREDITS: (1, 500), SESSIONS: (32_768, 500)}
 """Bytes that a fetch waits for, and for how many ms: events come all the time, and otherwise every few of them

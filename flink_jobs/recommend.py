@@ -27,9 +27,10 @@ from flink_jobs.prefix import BATCH_TYPE, micro_batches
 from flink_jobs.rank_udf import RankLists
 from flink_jobs.settings import Settings
 from flink_jobs.user_shell import JOB, UserShell
+from schemas import topics
 
-SESSIONS, SERVED, DEAD_LETTERS = "recs.sessions.v1", "recs.served.v1", "recs.dead-letters.v1"
-MAX_DEAD_LETTER_BYTES = 16 << 20
+SESSIONS, SERVED, DEAD_LETTERS = topics.SESSIONS.name, topics.SERVED.name, topics.DEAD_LETTERS.name
+MAX_DEAD_LETTER_BYTES = int(topics.DEAD_LETTERS.config["max.message.bytes"])
 SINK_LINGER_MS = 50
 """Nobody waits for these topics as for a list; small requests were a third of the broker's work."""
 

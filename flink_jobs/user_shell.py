@@ -35,11 +35,10 @@ from flink_jobs.shard_record import ShardRecord
 from flink_jobs.shards import shard_keys
 from flink_jobs.shipped_code import by_own_code
 from schemas.codec import Codec, encode
-from schemas.ids import user_key
 from schemas.records import Control, DeadLetter
 from schemas.redis_keys import format_version
 from schemas.refusal import Refused
-from schemas.validation import effective_time, validate_control, validate_event
+from schemas.validation import effective_time, validate_control, validate_credit, validate_event
 from udfs.user_logic import LogicSettings, Position, Step, Urgency, UserLogic
 from udfs.user_state import UserState
 from udfs.user_vector import refresh_embeddings
@@ -125,7 +124,7 @@ class UserShell(KeyedProcessFunction):
     def _credit(self, batch: MicroBatch, key: str, payload: bytes, position: Position) -> Iterator[Row]:
         batch.shard.count("credits")
         credit = self._codec.decode("Credit", payload)
-        _require_key(key, credit.tenant, credit.user_id)
+        validate_credit(credit, key)
         state = batch.load(key)
         step = self._logic.on_credit(state, credit, position)
         yield from self._keep(batch, key, step, position.offset)
@@ -258,12 +257,6 @@ class UserShell(KeyedProcessFunction):
 def wall_clock_ms() -> int:
     """Give the time of this machine in milliseconds since 1970 UTC; no output of the logic depends on it."""
     return time.time_ns() // 1_000_000
-
-
-def _require_key(key: str, tenant: str, user_id: str) -> None:
-    wanted = user_key(tenant, user_id)
-    if key != wanted:
-        raise Refused("key_mismatch", f"record of {wanted!r} under key {key!r}")
 
 
 def _dead_letter(

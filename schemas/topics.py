@@ -83,7 +83,7 @@ SERVED: Final = Topic(
 DEAD_LETTERS: Final = Topic(
     "recs.dead-letters.v1",
     "DeadLetter",
-    "none",
+    "that of the refused record, as far as it is text",
     "one",
     # The largest event with its envelope.
     {"cleanup.policy": "delete", "max.message.bytes": str(16 * MIB), "retention.ms": str(30 * DAY_MS)},
@@ -91,7 +91,7 @@ DEAD_LETTERS: Final = Topic(
 MODELS: Final = Topic(
     "recs.models.v1",
     "ModelPointer",
-    "model_version",
+    "created_time/epoch",
     "one",
     {"cleanup.policy": "compact", "max.message.bytes": str(MIB)},
 )

@@ -6,7 +6,7 @@ from math import isfinite
 from typing import Final
 
 from schemas.ids import check_id, plain_id, split_user_key, user_key
-from schemas.records import Control, Event
+from schemas.records import Control, Credit, Event
 from schemas.refusal import Refused
 
 EARLIEST_AFTER_MS: Final = -7 * 86_400_000
@@ -96,7 +96,7 @@ def _has_escape(key: str) -> bool:
     return "%" in key or "{" in key or "}" in key or key.count("/") != 1
 
 
-def _check_key(event: Event, key: str) -> None:
+def _check_key(event: Event | Credit, key: str) -> None:
     check_id("tenant", event.tenant)
     check_id("user_id", event.user_id)
     wanted = user_key(event.tenant, event.user_id)
@@ -107,6 +107,19 @@ def _check_key(event: Event, key: str) -> None:
 def _check_time(name: str, value: int, lowest: int) -> None:
     if not lowest <= value <= MAX_TIME_MS:
         raise Refused("bad_value", f"{name}: wanted {lowest} to {MAX_TIME_MS} ms, got {value}")
+
+
+def validate_credit(credit: Credit, key: str | None) -> None:
+    """Refuse a credit that does not stand under the key of its user, because the shard comes from it.
+
+    Raises
+    ------
+    Refused
+        missing_key, key_mismatch or bad_id.
+    """
+    if not key:
+        raise Refused("missing_key", "key: wanted tenant/user, got none")
+    _check_key(credit, key)
 
 
 def validate_control(control: Control, key: str | None) -> None:

@@ -16,14 +16,15 @@ from schemas.codec import Codec
 from schemas.ids import user_key
 from schemas.records import Credit, DeadLetter, Event
 from schemas.refusal import Refused
+from schemas.topics import CONTROL, CREDITS, DEAD_LETTERS, EVENTS
 from schemas.validation import control_key
 from tailrace.topic_scan import Record
 
-TOPIC = "recs.dead-letters.v1"
+TOPIC = DEAD_LETTERS.name
 REDRIVEN_TO = "tailrace-redriven-to"
 REDRIVEN_FROM = "tailrace-redriven-from"
 FIXABLE = ("missing_key", "key_mismatch")
-_KINDS = {"recs.events.v1": "Event", "recs.control.v1": "Control", "recs.credits.v1": "Credit"}
+_KINDS = {topic.name: topic.record for topic in (EVENTS, CONTROL, CREDITS)}
 
 
 class Place(NamedTuple):

@@ -12,6 +12,7 @@ from confluent_kafka.admin import AdminClient
 from clients.reader import Recommendations
 from flink_jobs.settings import Settings
 from schemas.redis_keys import MODEL_CURRENT, MODEL_WORKERS, stats_key
+from schemas.topics import EVENTS
 from tailrace import flink_client, model_switch
 from tailrace.commands.replay import publish_catalogue, read_file
 from tailrace.connections import QUIET, ensure_topics, reader, store
@@ -240,7 +241,7 @@ class Demo:
 
     def _wait_until_caught_up(self, tell: Tell) -> int:
         """Wait until the job has read what the topic holds, or reads no more; give how many it has."""
-        with TopicReader(self.settings, "recs.events.v1") as topic:
+        with TopicReader(self.settings, EVENTS.name) as topic:
             wanted = sum(high - low for low, high in map(topic.bounds, topic.partitions()))
         deadline_s = time.monotonic() + CAUGHT_UP_WITHIN_S
         seen, moved_s = -1, time.monotonic()

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from clients.reader import Recommendations
 from flink_jobs.settings import Settings
+from schemas import topics
 from schemas.codec import Codec
 from schemas.ids import user_key
 from schemas.records import Item, ServedList
@@ -24,7 +25,7 @@ from udfs.ranking.explain import Explanation, explain
 from udfs.ranking.rank import RankSettings
 from udfs.ranking.snapshot import Snapshot
 
-SERVED = "recs.served.v1"
+SERVED = topics.SERVED.name
 SCAN = 50_000
 SHOWN_FEATURES = 4
 

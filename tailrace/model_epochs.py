@@ -14,6 +14,7 @@ import numpy as np
 
 from flink_jobs.model_views import write_items, write_model_views
 from flink_jobs.settings import Settings
+from schemas import topics
 from schemas.codec import Codec
 from schemas.records import Item, ModelPointer
 from schemas.redis_keys import MODEL_WORKERS
@@ -26,7 +27,7 @@ from udfs.model.refusal import BundleRefused
 if TYPE_CHECKING:
     from udfs.model.bundle import Bundle
 
-MODELS, ITEMS = "recs.models.v1", "recs.items.v1"
+MODELS, ITEMS = topics.MODELS.name, topics.ITEMS.name
 
 
 @dataclass(frozen=True)

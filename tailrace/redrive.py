@@ -8,6 +8,7 @@ from confluent_kafka import Producer
 
 from flink_jobs.settings import Settings
 from schemas.codec import encode
+from schemas.topics import DEAD_LETTERS
 from tailrace.dead_letters import REDRIVEN_FROM, REDRIVEN_TO, TOPIC, Letter, Place
 from tailrace.topic_scan import TopicReader, broker_unreachable, partition_of
 
@@ -33,7 +34,7 @@ def redrive_letters(settings: Settings, letters: list[tuple[Letter, bytes | None
         {
             "bootstrap.servers": settings.kafka.bootstrap_servers,
             "enable.idempotence": True,
-            "message.max.bytes": 16 << 20,
+            "message.max.bytes": int(DEAD_LETTERS.config["max.message.bytes"]),
             "compression.type": "lz4",
             "delivery.timeout.ms": int(_DELIVERY_S * 1000),
             "log_level": 2,

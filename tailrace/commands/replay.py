@@ -15,6 +15,7 @@ from clients.catalogue import CatalogueProducer
 from clients.delivery import UndeliveredError
 from flink_jobs.settings import Settings, load
 from schemas.records import CONSENTS, Item
+from schemas.topics import EVENTS
 from tailrace.commands.options import Config, Json
 from tailrace.connections import QUIET, ensure_topics
 from tailrace.errors import ExitCode, UserError
@@ -131,7 +132,7 @@ def publish_catalogue(settings: Settings, items: list[Item], tenant: str | None 
 
 def _retention_ms(settings: Settings) -> int:
     for report in ensure_topics(settings):
-        if report.name.endswith("recs.events.v1") and "retention.ms" in report.differences:
+        if report.name.endswith(EVENTS.name) and "retention.ms" in report.differences:
             return int(report.differences["retention.ms"][1])
     return settings.kafka.retention_ms
 

@@ -14,6 +14,7 @@ from schemas.validation import (
     control_key,
     effective_time,
     validate_control,
+    validate_credit,
     validate_event,
 )
 
@@ -139,4 +140,23 @@ def test_good_orders_pass():
 def test_a_bad_order_is_refused(change, key, reason):
     with pytest.raises(Refused) as caught:
         validate_control(CONTROL._replace(**change), key)
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "reason"),
+    [
+        ({}, None, "missing_key"),
+        ({}, "", "missing_key"),
+        ({}, "acme/u2", "key_mismatch"),
+        ({}, "u1", "key_mismatch"),
+        ({"user_id": ""}, "acme/", "bad_id"),
+        ({"tenant": "a\nb"}, "a\nb/u1", "bad_id"),
+    ],
+)
+def test_a_credit_under_another_key_than_its_users_is_refused(change, key, reason):
+    credit = SAMPLES["Credit"]
+    validate_credit(credit, "acme/u1")
+    with pytest.raises(Refused) as caught:
+        validate_credit(credit._replace(**change), key)
     assert caught.value.reason == reason
