@@ -23,6 +23,7 @@ from pyflink.common import Row, Types
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext
 from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
 
+from flink_jobs.kafka_key import key_bytes
 from flink_jobs.prefix import CONTROL, EVERY_SHARD_PREFIX, SESSIONS, SOURCE_STRIDE
 from flink_jobs.settings import Settings
 from flink_jobs.shard_record import ShardRecord
@@ -105,8 +106,9 @@ class SessionShell(KeyedProcessFunction):
                     continue  # the recommend job has sent it to the dead letters
                 work.shard.count(f"refused_{refused.reason}")
                 place = (topic, partition % SOURCE_STRIDE, offset, at_ms)
-                letter = DeadLetter(*place, key.encode(), payload, refused.reason, refused.detail, JOB)
-                yield Row(DEAD_LETTER, 0, key, encode(letter))
+                raw_key = key_bytes(key)
+                letter = DeadLetter(*place, raw_key, payload, refused.reason, refused.detail, JOB)
+                yield Row(DEAD_LETTER, 0, raw_key.decode("utf-8", "replace"), encode(letter))
         for shard, packet in work.packets():
             yield Row(PACKET, shard, "", packet)
         work.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -301,3 +302,9 @@ def test_blobs_of_another_format_are_refused() -> None:
         Basket.decode(b"\x09" + bytes(39))
     with pytest.raises(ValueError, match="wanted format 1, got 9"):
         ItemCounts.decode(b"\x09" + bytes(63))
+
+
+def test_the_largest_states_are_those_that_architecture_md_names() -> None:
+    text = (Path(__file__).parents[2] / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    assert f"at most {MAX_ITEM_BYTES:,} bytes" in text
+    assert f"at most {MAX_BASKET_BYTES} bytes" in text
