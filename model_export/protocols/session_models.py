@@ -12,6 +12,7 @@ from model_export.protocols.session_log import Clicks
 from udfs.neighbours.index_arrays import IndexLimits
 from udfs.neighbours.scan_arrays import ScanSettings
 from udfs.neighbours.session_index import SessionIndex
+from udfs.online.session_ranker import SessionRanker, SessionRankerSettings
 
 PLAIN_VMIS = ScanSettings(
     neighbours=100,
@@ -73,6 +74,38 @@ class NeighbourModel:
         """Return the same, learning."""
         found = self.index.query_and_observe(clicks.queries, clicks.items, known, DEEPEST)
         return found.rows[clicks.predicted]
+
+    def end_period(self) -> None:
+        """Nothing waits for the end of a period."""
+
+
+class LearntModel:
+    """What serves: candidates by the session index, ordered by the ranker that learns from every click.
+
+    Parameters
+    ----------
+    items
+        Rows to make room for.
+    seed
+        Of everything that is drawn.
+    settings
+        How it finds, ranks and learns.
+    """
+
+    def __init__(self, items: int, seed: int, settings: SessionRankerSettings | None = None) -> None:
+        self.ranker = SessionRanker(items, settings, seed)
+
+    def learn(self, clicks: Clicks) -> None:
+        """Learn clicks in their order."""
+        self.ranker.learn(clicks.queries, clicks.items)
+
+    def predict(self, clicks: Clicks, known: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+        """Return the best items for each predicted click."""
+        return self.ranker.predict(clicks.queries, known, DEEPEST)[clicks.predicted]
+
+    def predict_and_learn(self, clicks: Clicks, known: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+        """Return the same, learning."""
+        return self.ranker.predict_and_learn(clicks.queries, clicks.items, known, DEEPEST)[clicks.predicted]
 
     def end_period(self) -> None:
         """Nothing waits for the end of a period."""

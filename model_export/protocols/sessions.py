@@ -20,8 +20,7 @@ import numpy.typing as npt
 from model_export.protocols.rank_metrics import RankMetrics, ranks_in
 from model_export.protocols.session_baselines import ItemNeighbours, Popularity, SequentialRules
 from model_export.protocols.session_log import SessionLog
-from model_export.protocols.session_models import PLAIN_VMIS, NeighbourModel, SessionModel
-from udfs.neighbours.scan_arrays import ScanSettings
+from model_export.protocols.session_models import PLAIN_VMIS, LearntModel, NeighbourModel, SessionModel
 
 SETTINGS = ("online", "periodic")
 BATCH = 4096
@@ -73,7 +72,7 @@ class Outcome:
 
 def ours(log: SessionLog, seed: int) -> SessionModel:
     """Return the model that serves, empty."""
-    return NeighbourModel(ScanSettings(), len(log.item_ids))
+    return LearntModel(len(log.item_ids), seed)
 
 
 def baselines(log: SessionLog) -> dict[str, Callable[[], SessionModel]]:

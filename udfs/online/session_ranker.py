@@ -1,0 +1,182 @@
+"""Next items of a session: neighbours give candidates, the learnt ranker orders them, each click teaches both."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from udfs.neighbours.index_arrays import IndexLimits
+from udfs.neighbours.scan_arrays import Candidates, Queries, ScanSettings
+from udfs.neighbours.session_index import SessionIndex
+from udfs.online.candidate_features import FEATURES, N_FEATURES, write_candidate_features
+from udfs.online.item_embeddings import EMBEDDING_FEATURES, EmbeddingSettings, ItemEmbeddings
+from udfs.online.item_lift import LIFT_FEATURES, ItemLift
+from udfs.online.ranker_learning import (
+    LearningSettings,
+    Lists,
+    WeightLearner,
+    click_probabilities,
+    scored_gradient,
+)
+from udfs.online.ranker_weights import RankerWeights
+
+RANKER_FEATURES = (*FEATURES, *EMBEDDING_FEATURES, *LIFT_FEATURES)
+"""The columns that the ranker's weights belong to."""
+
+
+class SessionRankerSettings(NamedTuple):
+    """How next items are found and ranked."""
+
+    candidates: int = 100
+    """Of the index's first order, ranked by the weights."""
+    batch: int = 64
+    """Sessions ranked with the same weights; the delay of learning, in clicks."""
+    limits: IndexLimits = IndexLimits()
+    scan: ScanSettings = ScanSettings()
+    embeddings: EmbeddingSettings = EmbeddingSettings()
+    learning: LearningSettings = LearningSettings()
+
+
+class SessionRanker:
+    """A session index, item embeddings and ranker weights that learn from the same clicks.
+
+    Parameters
+    ----------
+    items
+        Rows to make room for at once; more are made when they come.
+    settings
+        How it finds, ranks and learns.
+    seed
+        Of everything that is drawn.
+
+    Notes
+    -----
+    **Delay**: the index learns a click before the next session is answered; embeddings, lifts and weights learn it
+    after the batch that it stands in.
+
+    Examples
+    --------
+    >>> from udfs.neighbours.session_index import as_queries
+    >>> ranker = SessionRanker(8)
+    >>> for number in range(50):
+    ...     ranker.learn(as_queries([[], [1]], [number, number]), np.array([1, 2], np.int32))
+    >>> int(ranker.predict(as_queries([[1]]), limit=1)[0, 0])
+    2
+    """
+
+    def __init__(self, items: int, settings: SessionRankerSettings | None = None, seed: int = 0) -> None:
+        self.settings = chosen = settings or SessionRankerSettings()
+        self.index = SessionIndex(chosen.limits, chosen.scan, items)
+        self.embeddings = ItemEmbeddings(items, chosen.embeddings, seed)
+        self.lift = ItemLift(items)
+        weights = RankerWeights.fresh(RANKER_FEATURES, chosen.learning.hidden, seed)
+        self.learner = WeightLearner(weights, chosen.learning)
+
+    def predict(
+        self, queries: Queries, allowed: NDArray[np.bool_] | None = None, limit: int = 20
+    ) -> NDArray[np.int32]:
+        """Return the items most likely to be next; learn nothing.
+
+        Parameters
+        ----------
+        queries
+            Q sessions.
+        allowed
+            bool (n,): item rows that may be named; all by default.
+        limit
+            Most items a session.
+
+        Returns
+        -------
+        int32 (Q, limit): best first, -1 where there are no more.
+        """
+        found = np.full((len(queries.start), limit), -1, np.int32)
+        for at in range(0, len(found), self.settings.batch):
+            part = _part(queries, at, at + self.settings.batch)
+            candidates = self.index.query(part, self.settings.candidates, allowed)
+            features = self._features(candidates, part)
+            scores = self.learner.weights.scores(features)
+            found[at : at + self.settings.batch] = _best(candidates, scores, limit)
+        return found
+
+    def predict_and_learn(
+        self,
+        queries: Queries,
+        items: NDArray[np.int32],
+        allowed: NDArray[np.bool_] | None = None,
+        limit: int = 20,
+    ) -> NDArray[np.int32]:
+        """Return the same, and learn what each session clicked next.
+
+        Parameters
+        ----------
+        queries
+            Q sessions; an empty one only opens: its click is learnt by the index alone.
+        items
+            int32 (Q,): the rows that were clicked.
+        allowed, limit
+            As in `predict`.
+        """
+        found = np.full((len(queries.start), limit), -1, np.int32)
+        for at in range(0, len(found), self.settings.batch):
+            stop = at + self.settings.batch
+            part, clicked = _part(queries, at, stop), items[at:stop]
+            candidates = self.index.query_and_observe(part, clicked, allowed, self.settings.candidates)
+            asked = np.flatnonzero(part.stop > part.start)
+            if not len(asked):
+                continue
+            part, clicked = _chosen(part, asked), clicked[asked]
+            candidates = Candidates(
+                candidates.counts[asked], candidates.rows[asked], candidates.scores[asked]
+            )
+            found[at + asked] = self._rank_and_learn(candidates, part, clicked, limit)
+        return found
+
+    def learn(
+        self, queries: Queries, items: NDArray[np.int32], allowed: NDArray[np.bool_] | None = None
+    ) -> None:
+        """Learn what each session clicked next."""
+        self.predict_and_learn(queries, items, allowed, 1)
+
+    def _rank_and_learn(
+        self, candidates: Candidates, queries: Queries, clicked: NDArray[np.int32], limit: int
+    ) -> NDArray[np.int32]:
+        features = self._features(candidates, queries)
+        weights = self.learner.weights
+        scores, hidden = weights.scores_and_hidden(features)
+        found = _best(candidates, scores, limit)
+        probabilities = click_probabilities(scores, candidates.counts)
+        hit = candidates.rows == clicked[:, None]
+        places = np.where(hit.any(axis=1), hit.argmax(axis=1), -1).astype(np.int32)
+        lists = Lists(features, candidates.counts, places)
+        self.learner.apply(scored_gradient(weights, lists, hidden, scores, probabilities))
+        self.lift.learn(candidates.rows, candidates.counts, probabilities, places)
+        self.embeddings.learn(queries, clicked)
+        return found
+
+    def _features(self, candidates: Candidates, queries: Queries) -> NDArray[np.float32]:
+        rows, counts = candidates.rows, candidates.counts
+        out = np.zeros((*rows.shape, len(RANKER_FEATURES)), np.float32)
+        write_candidate_features(candidates, queries, out)
+        lift = N_FEATURES + len(EMBEDDING_FEATURES)
+        self.embeddings.features(queries, rows, counts, out[:, :, N_FEATURES:lift])
+        self.lift.features(rows, counts, out[:, :, lift:])
+        return out
+
+
+def _part(queries: Queries, start: int, stop: int) -> Queries:
+    return Queries(
+        queries.items, queries.start[start:stop], queries.stop[start:stop], queries.keys[start:stop]
+    )
+
+
+def _chosen(queries: Queries, which: NDArray[np.int64]) -> Queries:
+    return Queries(queries.items, queries.start[which], queries.stop[which], queries.keys[which])
+
+
+def _best(candidates: Candidates, scores: NDArray[np.float32], limit: int) -> NDArray[np.int32]:
+    """Return the rows of the best candidates: int32 (Q, limit), -1 behind them."""
+    inside = np.arange(scores.shape[1]) < candidates.counts[:, None]
+    order = np.argsort(np.where(inside, -scores, np.inf), axis=1, kind="stable")[:, :limit]
+    rows = np.take_along_axis(np.where(inside, candidates.rows, -1), order, axis=1)
+    return np.pad(rows, ((0, 0), (0, max(limit - rows.shape[1], 0))), constant_values=-1)
