@@ -30,6 +30,7 @@ from schemas.redis_keys import (
     item_bought_key,
     item_features_key,
     item_sim_key,
+    stats_key,
     trending_key,
 )
 from udfs.similarity.count_kernel import HalfLives
@@ -86,17 +87,27 @@ class SimilarityStore(ListStore):
         First part of versions.
     list_size
         Similar items of each item.
+    topic_prefix
+        Of the deployment: its counts have a name of their own.
     given
         As `ListStore`.
     """
 
     def __init__(
-        self, client: Any, half_lives: HalfLives, generation: int, list_size: int, **given: Any
+        self,
+        client: Any,
+        half_lives: HalfLives,
+        generation: int,
+        list_size: int,
+        *,
+        topic_prefix: str = "",
+        **given: Any,
     ) -> None:
         super().__init__(client, **given)
         self._half_lives = half_lives
         self._generation = generation
         self._list_size = list_size
+        self._topic_prefix = topic_prefix
         self._items_per_call = 1 if given.get("cluster") else ITEMS_PER_CALL
 
     def put_similar(self, items: Mapping[int, ItemCounts]) -> set[int]:
@@ -137,7 +148,7 @@ class SimilarityStore(ListStore):
 
     def put_shard_counts(self, name: str, counts: Mapping[str, int]) -> None:
         """Write one shard's totals into the HASH `stats:similarity`."""
-        self.put_counts(JOB, {name: json.dumps({"counts": counts})})
+        self.put_fields(stats_key(JOB, self._topic_prefix), {name: json.dumps({"counts": counts})})
 
     def close(self) -> None:
         """Leave the store."""
@@ -256,6 +267,7 @@ def open_store(settings: Settings) -> SimilarityStore:
         HalfLives(similarity.half_life_ms, similarity.trend_half_life_ms),
         settings.job.generation,
         similarity.list_size,
+        topic_prefix=settings.kafka.topic_prefix,
         ttl_s=store.ttl_s,
         hash_tags=store.hash_tags,
         cluster=store.cluster,
