@@ -50,7 +50,7 @@ class RankingPace:
         self._ranked_at_ms: dict[str, int] = {}
 
     def observe_lag(self, lag_ms: int) -> None:
-        """Stretch to twice the time by which batches arrive late; back to none when they are on time."""
+        """Stretch to twice the time that events wait; back to none when they are on time."""
         late = lag_ms > self.lag_ignored_ms
         self.load_interval_ms = min(2 * lag_ms, self.max_interval_ms) if late else 0
 

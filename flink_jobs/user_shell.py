@@ -25,6 +25,7 @@ from pyflink.common import Row, Types
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext, TimeDomain
 from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
 
+from flink_jobs.arrival_delay import ArrivalDelay
 from flink_jobs.kafka_key import key_bytes
 from flink_jobs.micro_batch import MicroBatch, RankingPace
 from flink_jobs.model_store import ModelStore
@@ -87,6 +88,8 @@ class UserShell(KeyedProcessFunction):
         )
         self._codec = Codec(self._settings.kafka.schema_ids)
         self._pace = RankingPace(job.view_interval_ms, job.max_interval_ms)
+        self._delay = ArrivalDelay()
+        self._newest_arrival_ms = 0  # in this batch; 0 without events
         self._apply = (self._event, self._control, self._credit)
 
     # --- records ------------------------------------------------------------------------------------------
@@ -95,7 +98,7 @@ class UserShell(KeyedProcessFunction):
         """Apply one micro-batch (`prefix.BATCH_TYPE`)."""
         keys, payloads, partitions, offsets, times, window_end_ms = value
         now_ms = wall_clock_ms()
-        self._pace.observe_lag(now_ms - window_end_ms)
+        self._newest_arrival_ms = 0
         batch = self._open_batch(ctx)
         rows = zip(partitions, offsets, keys, payloads, times, strict=True)
         for partition, offset, key, payload, at_ms in sorted(rows):
@@ -108,6 +111,9 @@ class UserShell(KeyedProcessFunction):
                     continue  # every shard refuses it alike, the first one reports
                 batch.shard.count(f"{_REFUSED[source]}_{refused.reason}")
                 yield _dead_letter(SOURCES[source], position, at_ms, key, payload, refused)
+        if self._newest_arrival_ms:
+            self._delay.observe(now_ms - self._newest_arrival_ms, now_ms)
+        self._pace.observe_lag(max(now_ms - window_end_ms, self._delay.lag_ms))
         yield from self._close_batch(batch, ctx, now_ms)
 
     def _event(self, batch: MicroBatch, key: str, payload: bytes, position: Position) -> Iterator[Row]:
@@ -117,6 +123,9 @@ class UserShell(KeyedProcessFunction):
         at_ms, clamped = effective_time(event)
         if clamped is not None:
             batch.shard.count(clamped)
+        arrival_ms = event.received_time or at_ms
+        if arrival_ms > self._newest_arrival_ms:
+            self._newest_arrival_ms = arrival_ms
         state = batch.load(key)
         step = self._logic.on_event(state, event, at_ms, position, batch.shard.epoch)
         yield from self._keep(batch, key, step, position.offset)

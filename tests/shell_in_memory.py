@@ -7,16 +7,18 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pyflink.common import Row
+from pyflink.datastream import TimeDomain
 
 from flink_jobs.settings import Settings
 from flink_jobs.shards import shard_keys
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # PyFlink's own, while it is imported
+    from flink_jobs import user_shell
     from flink_jobs.prefix import CONTROL, EVENTS, SOURCE_STRIDE, SOURCES
     from flink_jobs.user_shell import UserShell
 
-__all__ = ["CONTROL", "EVENTS", "ShellInMemory"]
+__all__ = ["CONTROL", "EVENTS", "ShellInMemory", "of_kind", "user_shell"]
 
 
 class _MapState(dict[Any, Any]):
@@ -63,6 +65,10 @@ class ShellInMemory:
                 column.append(field)
         return list(self.shell.process_element((*columns, window_end_ms), self))  # type: ignore[arg-type]
 
+    def tick(self, timestamp_ms: int) -> list[Row]:
+        """Let a processing-time timer fire."""
+        return list(self.shell.on_timer(timestamp_ms, self))  # type: ignore[arg-type]
+
     # --- what Flink gives the function --------------------------------------------------------------------
 
     def get_map_state(self, descriptor: Any) -> _MapState:
@@ -76,6 +82,9 @@ class ShellInMemory:
 
     def timer_service(self) -> ShellInMemory:
         return self
+
+    def time_domain(self) -> TimeDomain:
+        return TimeDomain.PROCESSING_TIME
 
     def current_watermark(self) -> int:
         return 0

@@ -13,7 +13,8 @@ from schemas.codec import decode, encode
 from schemas.records import Control, DeadLetter
 from schemas.redis_keys import format_version, parse_version
 from tests.bundles import make_bundle
-from tests.shell_in_memory import CONTROL, EVENTS, ShellInMemory, of_kind
+from tests.shell_in_memory import CONTROL, EVENTS, ShellInMemory, of_kind, user_shell
+from udfs.user_state import UserState
 
 T0 = 1_760_000_000_000
 
@@ -41,8 +42,10 @@ def order(
     return CONTROL, key, encode(control), offset
 
 
-def click(offset: int, user_id: str = "u1", key: str | None = None) -> tuple[str, str, bytes, int]:
-    at_ms = T0 + 1_000 * offset
+def click(
+    offset: int, user_id: str = "u1", key: str | None = None, at_ms: int | None = None
+) -> tuple[str, str, bytes, int]:
+    at_ms = T0 + 1_000 * offset if at_ms is None else at_ms
     event = new_event(
         "click", user_id, "item-1", event_id=f"e{offset}", event_time=at_ms, consent="personalization"
     )
@@ -83,3 +86,56 @@ def test_a_dead_letter_has_the_bytes_of_a_key_that_is_no_text(shell: ShellInMemo
     assert isinstance(letter, DeadLetter)
     assert (letter.reason, letter.key) == ("key_mismatch", b"default/u\xff")
     assert row[1] == "default/u\N{REPLACEMENT CHARACTER}"
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What the shell's clock shows, in its only element."""
+    shown = [T0]
+    monkeypatch.setattr(user_shell, "wall_clock_ms", lambda: shown[0])
+    return shown
+
+
+def test_a_backlog_in_front_of_the_window_stretches_the_ranking_interval(
+    shell: ShellInMemory, clock: list[int]
+) -> None:
+    """Each batch is on time behind the window, and its events are ever later."""
+    ranked = []
+    for number in range(200):
+        clock[0] = T0 + 100 * number
+        late_ms = 30 * number
+        rows = shell.run([click(number, at_ms=clock[0] - late_ms)], window_end_ms=clock[0])
+        ranked.append(len(of_kind(rows, RANK)))
+    assert sum(ranked[:15]) == 15, "without a backlog every click is ranked at once"
+    assert sum(ranked[100:]) <= 4
+    assert shell.shell._pace.load_interval_ms == 8_000
+
+
+def test_a_replay_of_last_years_events_is_ranked_like_live_ones(
+    shell: ShellInMemory, clock: list[int]
+) -> None:
+    for number in range(30):
+        clock[0] = T0 + 365 * 86_400_000 + 100 * number
+        rows = shell.run([click(number, at_ms=T0 + 100 * number)], window_end_ms=clock[0])
+        assert len(of_kind(rows, RANK)) == 1
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 40])
+def test_under_a_backlog_the_final_list_does_not_depend_on_batch_boundaries(
+    shell: ShellInMemory, clock: list[int], size: int
+) -> None:
+    records = [click(number, f"u{number % 3}", at_ms=T0 - 4_000) for number in range(40)]
+    newest: dict[str, tuple[str, bytes]] = {}
+    for start in range(0, 40, size):
+        clock[0] += 100
+        for row in of_kind(shell.run(records[start : start + size], window_end_ms=clock[0]), RANK):
+            newest[row[1]] = (row[3], row[2])
+    clock[0] += 8_000
+    for row in of_kind(shell.tick(clock[0]), RANK):
+        newest[row[1]] = (row[3], row[2])
+    assert {key: version for key, (version, _) in newest.items()} == {
+        f"default/u{number % 3}": format_version(0, number, 1) for number in (37, 38, 39)
+    }
+    assert {key: UserState.decode(data).n_events for key, (_, data) in newest.items()} == {
+        "default/u0": 14, "default/u1": 13, "default/u2": 13
+    }  # fmt: skip
