@@ -1,4 +1,7 @@
-"""What readers see of a user beside the list: the last items, and the features as served."""
+"""What readers see of a user beside the list: the last items, and the features as served.
+
+The readable form of what `list_kernel` writes for a whole batch; tests hold the two together.
+"""
 
 from __future__ import annotations
 

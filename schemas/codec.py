@@ -51,18 +51,9 @@ def encode(record: Record) -> bytes:
     >>> decode("Credit", encode(credit)) == credit
     True
     """
-    return _encode(record, None)
-
-
-def encode_confluent(record: Record, schema_id: int) -> bytes:
-    """The same with Confluent's header: for consumers that look schemas up in a registry."""
-    return _encode(record, b"\0" + schema_id.to_bytes(4, "big"))
-
-
-def _encode(record: Record, header: bytes | None) -> bytes:
-    own_header, encode_body, schema = _ENCODERS[type(record)]
+    header, encode_body, schema = _ENCODERS[type(record)]
     try:
-        return (own_header if header is None else header) + b"".join(encode_body(record))
+        return header + b"".join(encode_body(record))
     except ENCODE_ERRORS as error:
         raise explain(schema, record) from error
 

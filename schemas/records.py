@@ -22,14 +22,6 @@ EVENT_TYPES: Final = (
     "dwell",
 )
 CONSENTS: Final = ("none", "essential", "personalization")
-CONTROL_KINDS: Final = (
-    "unknown",
-    "activate_epoch",
-    "republish",
-    "set_consent",
-    "erase_user",
-    "preload_epoch",
-)
 DEFAULT_TENANT: Final = "default"
 
 

@@ -98,14 +98,6 @@ class ItemFactors:
         rows = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
         return np.where(self.hashes[rows] == hashes, rows, -1)
 
-    def fold_in(self, rows: NDArray[np.int64], weights: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the vector of one user, float32 (d,), see `fold_in_user`."""
-        offsets = np.array([0, len(rows)])
-        vectors = fold_in_rows(
-            self.factors, self.gram, rows, weights, offsets, self.alpha, self.regularization
-        )
-        return np.asarray(vectors[0])
-
 
 def _view(values: NDArray[Any]) -> memoryview:
     return memoryview(values)  # type: ignore[arg-type]  # NumPy declares no buffer on 3.11
