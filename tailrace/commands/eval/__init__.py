@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import typer
 
+from tailrace.commands.eval.bandit import bandit
+from tailrace.commands.eval.baskets import baskets
+from tailrace.commands.eval.ratings import ratings
 from tailrace.commands.eval.sessions import sessions
 
 commands = typer.Typer(help="Measure recommendation quality by a published protocol.", no_args_is_help=True)
-PROTOCOLS = (sessions,)
+PROTOCOLS = (sessions, ratings, baskets, bandit)
 for protocol in PROTOCOLS:
     commands.command()(protocol)
 

