@@ -1,8 +1,8 @@
 """Avro decoders written out per schema, as Python source compiled once.
 
-fastavro reads an event of 140 bytes in 7 CPU-µs into a dictionary, takes a negative enum index for one
-counted from the end, and believes a block count of ten million. The functions made here read straight into
-the record's tuple in 4 CPU-µs and are strict. They rely on one fact: reading past the end either raises
+fastavro reads an event into a dictionary, takes a negative enum index for one counted from the end, and
+believes a block count of ten million. The functions made here read straight into the record's tuple, at less
+than half of its cost (docs/adr/0006 has the figures), and are strict. They rely on one fact: reading past the end either raises
 IndexError or moves the position behind the end, which is checked once, at the end.
 
 The generated function is `decode(b, i) -> record`: `b` bytes, `i` where the body starts. What the writer's

@@ -181,4 +181,4 @@ def test_a_planted_call_is_found(source: str) -> None:
 
 def test_what_is_allowed_is_not_found() -> None:
     assert layer_breaches("udfs/model/bundle.py", "import os\nfrom schemas.ids import user_key") == []
-    assert impure_calls("udfs/ranking/ivf.py", "np.random.default_rng(seed)\njson.loads(text)") == []
+    assert impure_calls("udfs/ranking/item_index.py", "np.random.default_rng(seed)\njson.loads(text)") == []
