@@ -2,8 +2,8 @@
 
 fastavro reads an event into a dictionary, takes a negative enum index for one counted from the end, and
 believes a block count of ten million. The functions made here read straight into the record's tuple, at less
-than half of its cost (docs/adr/0006 has the figures), and are strict. They rely on one fact: reading past the end either raises
-IndexError or moves the position behind the end, which is checked once, at the end.
+than half of its cost (docs/adr/0006 has the figures), and are strict. They rely on one fact: reading past the
+end either raises IndexError or moves the position behind the end, which is checked once, at the end.
 
 The generated function is `decode(b, i) -> record`: `b` bytes, `i` where the body starts. What the writer's
 schema has and today's record has not is read and left out; what it lacks gets today's default.
