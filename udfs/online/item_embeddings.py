@@ -84,14 +84,14 @@ class ItemEmbeddings:
         self._log_places = np.cumsum(places, axis=1)
         self._place_squares = np.full_like(places, _FIRST_SQUARE)
         self._past_sessions = np.full((chosen.remembered, chosen.session_items), -1, np.int32)
-        self._past_clicks = np.zeros(chosen.remembered, np.int32)
+        self._past_items = np.zeros(chosen.remembered, np.int32)
         self._came = 0
         self._learnt = 0
         self.make_room(items)
 
     def size_bytes(self) -> int:
         """Return what vectors and remembered clicks take with the present items."""
-        arrays = (self.vectors, self._squares, self._inverse, self._past_sessions, self._past_clicks)
+        arrays = (self.vectors, self._squares, self._inverse, self._past_sessions, self._past_items)
         return sum(array.nbytes for array in arrays)
 
     def make_room(self, items: int) -> None:
@@ -131,7 +131,8 @@ class ItemEmbeddings:
         if out is None:
             out = np.zeros((*rows.shape, len(EMBEDDING_FEATURES)), np.float32)
         self.make_room(int(max(rows.max(initial=0), queries.items.max(initial=0))) + 1)
-        sessions, means, _ = self._means(self._latest(queries))
+        sessions = self._latest(queries)
+        means, _ = self._means(sessions)
         similarities(self.vectors, self._inverse, sessions, means, rows, counts, out)
         return out
 
@@ -148,64 +149,77 @@ class ItemEmbeddings:
         if not len(items):
             return
         self.make_room(int(max(items.max(), queries.items.max(initial=0))) + 1)
-        sessions = self._latest(queries)
-        for at in range(0, len(items), self.settings.batch):  # never more than can be remembered
-            self._remember(sessions[at : at + self.settings.batch], items[at : at + self.settings.batch])
-            while self._came - self._learnt >= self.settings.batch:
-                self._step(np.arange(self._learnt, self._learnt + self.settings.batch))
-                self._learnt += self.settings.batch
+        sessions, batch = self._latest(queries), self.settings.batch
+        for at in range(0, len(items), batch):  # never more than can be remembered
+            self._remember(sessions[at : at + batch], items[at : at + batch])
+            while self._came - self._learnt >= batch:
+                self._learn_remembered(np.arange(self._learnt, self._learnt + batch))
+                self._learnt += batch
                 for _ in range(self.settings.replays):
-                    self.replay()
+                    self._learn_remembered(self._drawn(batch))
 
-    def replay(self) -> None:
-        """Take one step on remembered clicks, drawn at random."""
-        reach = min(self._came, self.settings.remembered)
-        if reach:
-            self._step(self._came - 1 - self._random.integers(0, reach, self.settings.batch))
+    def step(
+        self, sessions: NDArray[np.int32], items: NDArray[np.int32], negatives: NDArray[np.int32]
+    ) -> None:
+        """Learn some clicks at once.
+
+        Parameters
+        ----------
+        sessions
+            int32 (B, K): latest distinct items, newest first, -1 behind them.
+        items
+            int32 (B,): what each clicked next.
+        negatives
+            int32 (M,): rows that the B clicks are told from, beside each other.
+        """
+        chosen = self.settings
+        rows = np.concatenate([items, negatives])
+        means, shares = self._means(sessions)
+        means, means_inverse = _units(means)
+        inverse = self._inverse[rows][:, None]
+        units = self.vectors[rows] * inverse
+        errors = _softmax_errors(means, units, items, rows, chosen.temperature)
+        mean_gradients = _along_sphere(errors @ units, means, means_inverse)
+        row_gradients = _along_sphere(errors.T @ means, units, inverse)
+        by_place = np.zeros_like(self._log_places)
+        rate = chosen.learning_rate
+        step_sessions(self.vectors, self._squares, sessions, shares, mean_gradients, rate, by_place)
+        step_rows(self.vectors, self._squares, rows, row_gradients, rate)
+        inverse_lengths(self.vectors, rows, self._inverse)
+        inverse_lengths(self.vectors, sessions.ravel(), self._inverse)
+        by_place /= len(items)
+        self._place_squares += by_place**2
+        self._log_places -= chosen.place_learning_rate * by_place / np.sqrt(self._place_squares)
+
+    def place_weights(self) -> NDArray[np.float32]:
+        """Return what a place weighs: float32 (K, K), row n - 1 for sessions of n items, newest first."""
+        return np.exp(self._log_places)
 
     def _latest(self, queries: Queries) -> NDArray[np.int32]:
         sessions = np.empty((len(queries.start), self.settings.session_items), np.int32)
         session_items(queries.items, queries.start, queries.stop, sessions)
         return sessions
 
-    def _means(
-        self, sessions: NDArray[np.int32]
-    ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
+    def _means(self, sessions: NDArray[np.int32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         means = np.empty((len(sessions), self.settings.dimensions), np.float32)
         shares = np.empty(sessions.shape, np.float32)
-        session_vectors(self.vectors, np.exp(self._log_places), sessions, means, shares)
-        return sessions, means, shares
+        session_vectors(self.vectors, self.place_weights(), sessions, means, shares)
+        return means, shares
 
     def _remember(self, sessions: NDArray[np.int32], items: NDArray[np.int32]) -> None:
         places = (self._came + np.arange(len(items))) % self.settings.remembered
-        self._past_sessions[places], self._past_clicks[places] = sessions, items
+        self._past_sessions[places], self._past_items[places] = sessions, items
         self._came += len(items)
 
-    def _step(self, examples: NDArray[np.int64]) -> None:
-        """Learn some remembered clicks, given by their numbers since the first."""
-        chosen = self.settings
-        places = examples % chosen.remembered
-        clicked = self._past_clicks[places]
-        reach = min(self._came, chosen.remembered)
-        drawn = (self._came - 1 - self._random.integers(0, reach, chosen.negatives)) % chosen.remembered
-        rows = np.concatenate([clicked, self._past_clicks[drawn]])
-        sessions, means, shares = self._means(self._past_sessions[places])
-        means, means_inverse = _units(means)
-        inverse = self._inverse[rows][:, None]
-        units = self.vectors[rows] * inverse
-        errors = _softmax_errors(means, units, clicked, rows, chosen.temperature)
-        mean_gradients = _along_sphere(errors @ units, means, means_inverse)
-        row_gradients = _along_sphere(errors.T @ means, units, inverse)
-        places_gradient = np.zeros_like(self._log_places)
-        step_sessions(
-            self.vectors, self._squares, sessions, shares, mean_gradients, chosen.learning_rate, places_gradient
-        )  # fmt: skip
-        step_rows(self.vectors, self._squares, rows, row_gradients, chosen.learning_rate)
-        inverse_lengths(self.vectors, rows, self._inverse)
-        inverse_lengths(self.vectors, sessions.ravel(), self._inverse)
-        places_gradient /= len(examples)
-        self._place_squares += places_gradient**2
-        self._log_places -= chosen.place_learning_rate * places_gradient / np.sqrt(self._place_squares)
+    def _drawn(self, count: int) -> NDArray[np.int64]:
+        """Return numbers of remembered clicks at random."""
+        return self._came - 1 - self._random.integers(0, min(self._came, self.settings.remembered), count)
+
+    def _learn_remembered(self, numbers: NDArray[np.int64]) -> None:
+        """Learn clicks given by their numbers since the first."""
+        places = numbers % self.settings.remembered
+        drawn = self._drawn(self.settings.negatives) % self.settings.remembered
+        self.step(self._past_sessions[places], self._past_items[places], self._past_items[drawn])
 
 
 _FIRST_SPREAD = 0.1
