@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from schemas.codec import Codec
 from schemas.ids import user_key
-from schemas.records import Credit, DeadLetter, Event
+from schemas.records import Control, Credit, DeadLetter, Event, SessionDelta
 from schemas.refusal import Refused
-from schemas.topics import CONTROL, CREDITS, DEAD_LETTERS, EVENTS
+from schemas.topics import DEAD_LETTERS, TOPICS
 from schemas.validation import control_key
 from tailrace.topic_scan import Record
 
@@ -24,7 +24,7 @@ TOPIC = DEAD_LETTERS.name
 REDRIVEN_TO = "tailrace-redriven-to"
 REDRIVEN_FROM = "tailrace-redriven-from"
 FIXABLE = ("missing_key", "key_mismatch")
-_KINDS = {topic.name: topic.record for topic in (EVENTS, CONTROL, CREDITS)}
+_KINDS = {topic.name: topic.record for topic in TOPICS}
 
 
 class Place(NamedTuple):
@@ -143,9 +143,9 @@ def fixed_key(letter: DeadLetter, codec: Codec) -> bytes | None:
         return None
     try:
         record = codec.decode(kind, letter.value)
-        if isinstance(record, Event | Credit):
+        if isinstance(record, Event | Credit | SessionDelta):
             return user_key(record.tenant, record.user_id).encode()
-        return control_key(record).encode()  # type: ignore[arg-type]
+        return control_key(record).encode() if isinstance(record, Control) else None
     except Refused:
         return None
 

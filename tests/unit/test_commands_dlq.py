@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from schema_samples import SAMPLES
 from typer.testing import CliRunner
 
 from clients.producer import new_event
@@ -94,6 +95,16 @@ def test_a_key_is_not_invented_for_another_reason_or_an_unreadable_payload() -> 
 def test_the_key_of_an_order_names_its_kind() -> None:
     order = encode(Control("c1", "republish", None, None, None, None, 1_000, ""))
     assert fixed_key(letter(5, "missing_key", order, "recs.control.v1"), CODEC) == b"*republish"
+
+
+@pytest.mark.parametrize(
+    ("topic", "kind", "key"),
+    [("recs.sessions.v1", "SessionDelta", b"acme/u1"), ("recs.items.v1", "Item", None)],
+)
+def test_letters_of_every_topic_are_read(topic: str, kind: str, key: bytes | None) -> None:
+    refused = letter(5, "key_mismatch", encode(SAMPLES[kind]), topic)
+    assert explain(refused, CODEC) == (SAMPLES[kind]._asdict(), "")
+    assert fixed_key(refused, CODEC) == key
 
 
 def test_a_payload_is_explained_or_says_why_not() -> None:
