@@ -104,8 +104,10 @@ def load_function(code: str, module: str, name: str, settings: str) -> Any:
     # One a process, however many copies of this function there are.
     lock = sys.__dict__.setdefault("_tailrace_import_lock", threading.Lock())
     with lock:
-        loaded = getattr(sys.modules.get("flink_jobs.shipped_code"), "LOADED_CODE", None)
-        if loaded != code:
+        known = sys.modules.get("flink_jobs.shipped_code")
+        loaded = getattr(known, "LOADED_CODE", None)
+        # A job that ended took its folder along: what it had not imported, another job of the code could not.
+        if loaded != code or not Path(str(getattr(known, "__file__", None))).is_file():
             folders = [Path(entry) for entry in dict.fromkeys(sys.path) if Path(entry, "flink_jobs").is_dir()]
             own = next((folder for folder in folders if code_hash(folder) == code), None)
             if own is None:
@@ -115,8 +117,8 @@ def load_function(code: str, module: str, name: str, settings: str) -> Any:
                     "ships the code; or, where the workers have the code installed, bring client and workers "
                     "to one release and restart the TaskManagers"
                 )
-            for known in [known for known in sys.modules if known.split(".")[0] in SHIPPED]:
-                del sys.modules[known]
+            for name_of_ours in [each for each in sys.modules if each.split(".")[0] in SHIPPED]:
+                del sys.modules[name_of_ours]
             sys.path.insert(0, str(own))
             importlib.invalidate_caches()
         made = getattr(importlib.import_module(module), name)

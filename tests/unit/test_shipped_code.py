@@ -88,6 +88,17 @@ def test_a_restart_of_the_same_code_from_another_folder_imports_nothing_again(tm
     ] * 2
 
 
+def test_another_job_of_the_same_code_runs_after_the_folder_of_the_first_is_gone(tmp_path: Path) -> None:
+    code, pickled = release(tmp_path / "first", "RELEASE = 1")
+    copy = shutil.copytree(code, tmp_path / "second" / code.name)
+    between = f"import shutil\nshutil.rmtree({str(code)!r})\nsys.argv[1] = {str(copy)!r}\n"
+    first, second = python(WORK + between + WORK, code, pickled)
+    assert (first.split()[3], second.split()[3]) == (
+        f"{code}/flink_jobs/__init__.py",
+        f"{copy}/flink_jobs/__init__.py",
+    )
+
+
 def test_a_worker_without_the_code_of_the_job_refuses_to_run_another() -> None:
     with pytest.raises(RuntimeError, match=f"code 0123.*has {LOADED_CODE} loaded.*restart the TaskManagers"):
         load_function("0123", "flink_jobs.user_shell", "UserShell", load(environment={}).model_dump_json())
