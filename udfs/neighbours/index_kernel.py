@@ -1,13 +1,20 @@
 """How one click enters the session index: find or open the session, append the item, push it to the item's ring."""
 
+from math import log1p
+
 import numpy as np
 from numpy.typing import NDArray
 
 from udfs.kernel_cache import kernel
 from udfs.neighbours.index_arrays import (
+    CLICK,
+    ITEMS,
+    LENGTH,
+    LOW_BITS,
     N_CLICKS,
     N_HORIZONS,
     N_SESSIONS,
+    NUMBER,
     POOL_TOP,
     SESSION_CAP,
     SMALLEST_RING,
@@ -61,14 +68,14 @@ def _forget_key(arrays: IndexArrays, slot: int) -> None:
 @kernel
 def _open_session(arrays: IndexArrays, key: np.uint64) -> int:
     """Give a new session the oldest one's slot."""
-    number = int(arrays.counts[N_SESSIONS])
+    number = int(arrays.counts[N_SESSIONS]) & LOW_BITS
     arrays.counts[N_SESSIONS] += 1
-    slot = number & (len(arrays.session_number) - 1)
-    if arrays.session_number[slot] >= 0:
+    slot = number & (len(arrays.sessions) - 1)
+    if arrays.sessions[slot, NUMBER] >= 0:
         _forget_key(arrays, slot)
-    arrays.session_number[slot] = number
+    arrays.sessions[slot, NUMBER] = number
     arrays.session_key[slot] = key
-    arrays.session_length[slot] = 0
+    arrays.sessions[slot, LENGTH] = 0
     mask = len(arrays.table) - 1
     place = place_of(key, len(arrays.table))
     while arrays.table[place] >= 0:
@@ -151,8 +158,9 @@ def observe_one(
         slot = _open_session(arrays, key)
     click = arrays.counts[N_CLICKS]
     arrays.counts[N_CLICKS] += 1
-    arrays.session_click[slot] = click
-    items, length = arrays.session_items[slot], arrays.session_length[slot]
+    session = arrays.sessions[slot]
+    session[CLICK] = click & LOW_BITS
+    items, length = session[ITEMS:], session[LENGTH]
     known = False
     for j in range(length):
         if items[j] == item:
@@ -162,14 +170,15 @@ def observe_one(
             items[j] = items[j + 1]
         length -= 1
     items[length] = item
-    arrays.session_length[slot] = length + 1
+    session[LENGTH] = length + 1
     if not known:
-        _push(arrays, item, arrays.session_number[slot], longest)
+        _push(arrays, item, session[NUMBER], longest)
     for h in range(N_HORIZONS):
         left = 0.0
         if arrays.item_click[item] >= 0:
             left = arrays.item_weight[item, h] * np.exp(decay[h] * (click - arrays.item_click[item]))
         arrays.item_weight[item, h] = left + weight
+    arrays.item_popular[item] = log1p(arrays.item_weight[item, 1])
     arrays.item_click[item] = click
 
 

@@ -60,6 +60,27 @@ class Queries(NamedTuple):
     keys: NDArray[np.uint64]  # (Q,) the session's own key: it is no neighbour of itself
 
 
+class ScanTables(NamedTuple):
+    """Values that a scan would compute a thousand times."""
+
+    gap_weights: NDArray[np.float64]  # (SESSION_CAP,) of an item so many clicks from the match
+    length_weights: NDArray[np.float64]  # (SESSION_CAP + 1,) of a neighbour with so many clicks
+    logs: NDArray[np.float64]  # (LARGEST_LOG + 1,) of whole numbers; that of 0 is 0
+
+
+def scan_tables(settings: ScanSettings) -> ScanTables:
+    """Return the tables of some settings."""
+    lengths = np.maximum(np.arange(SESSION_CAP + 1), 1)
+    return ScanTables(
+        np.exp(-np.arange(SESSION_CAP) / settings.gap_clicks),
+        lengths**-settings.length_power,
+        np.log(np.maximum(np.arange(LARGEST_LOG + 1), 1)),
+    )
+
+
+LARGEST_LOG = 1 << 14
+
+
 class Scratch(NamedTuple):
     """Space that a scan needs and leaves clean; one for each thread."""
 
@@ -85,8 +106,8 @@ def empty_scratch(arrays: IndexArrays, settings: ScanSettings, longest: int) -> 
     items = len(arrays.ring_start)
     touched = max(settings.query_items, 1) * longest
     return Scratch(
-        np.zeros(len(arrays.session_number), np.float64),
-        np.zeros(len(arrays.session_number), np.int32),
+        np.zeros(len(arrays.sessions), np.float64),
+        np.zeros(len(arrays.sessions), np.int32),
         np.zeros(touched, np.int32),
         np.zeros(max(touched, items) + SESSION_CAP, np.uint64),
         np.zeros((items, N_SUMS), np.float64),

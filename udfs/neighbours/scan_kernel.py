@@ -11,10 +11,15 @@ from numpy.typing import NDArray
 
 from udfs.kernel_cache import kernel
 from udfs.neighbours.index_arrays import (
+    CLICK,
     HORIZONS_CLICKS,
+    ITEMS,
+    LENGTH,
+    LOW_BITS,
     N_CLICKS,
     N_HORIZONS,
     N_SESSIONS,
+    NUMBER,
     SESSION_CAP,
     IndexArrays,
 )
@@ -37,6 +42,7 @@ from udfs.neighbours.scan_arrays import (
     Candidates,
     Queries,
     ScanSettings,
+    ScanTables,
     Scratch,
 )
 from udfs.ranking.top_k import order_key, row_of_key, sort_top
@@ -67,14 +73,15 @@ def _find_sessions(
     query: NDArray[np.int32],
     count: int,
     own: int,
+    tables: ScanTables,
     settings: ScanSettings,
     longest: int,
     scratch: Scratch,
 ) -> int:
     """Sum each session's matches; write the best ones' slots to the front of `keys` and return how many."""
     similarity, match, touched = scratch.similarity, scratch.match, scratch.touched
-    postings, numbers = arrays.postings, arrays.session_number
-    mask = len(numbers) - 1
+    postings, sessions = arrays.postings, arrays.sessions
+    mask = len(sessions) - 1
     n_touched = 0
     weight = 1.0
     for d in range(count):
@@ -87,7 +94,7 @@ def _find_sessions(
         for j in range(min(pushed, room, longest)):
             number = postings[start + ((pushed - 1 - j) & (room - 1))]
             slot = number & mask
-            if numbers[slot] != number or slot == own:
+            if sessions[slot, NUMBER] != number or slot == own:
                 continue
             if similarity[slot] == 0.0:
                 touched[n_touched] = slot
@@ -100,10 +107,8 @@ def _find_sessions(
     keys = scratch.keys
     for j in range(n_touched):
         slot = touched[j]
-        age = (clicks - arrays.session_click[slot]) / settings.half_age_clicks
-        value = (
-            similarity[slot] * np.exp(-age) / np.float64(arrays.session_length[slot]) ** settings.length_power
-        )
+        age = ((clicks - sessions[slot, CLICK]) & LOW_BITS) / settings.half_age_clicks
+        value = similarity[slot] * exp(-age) * tables.length_weights[sessions[slot, LENGTH]]
         similarity[slot] = value
         keys[j] = order_key(np.float32(value), j)
     sort_top(keys, n_touched, settings.neighbours)
@@ -115,7 +120,7 @@ def _sum_neighbours(
     arrays: IndexArrays,
     query: NDArray[np.int32],
     kept: int,
-    gap_weights: NDArray[np.float64],
+    tables: ScanTables,
     settings: ScanSettings,
     scratch: Scratch,
 ) -> int:
@@ -124,7 +129,7 @@ def _sum_neighbours(
     n_found = 0
     for j in range(kept):
         slot = scratch.touched[row_of_key(scratch.keys[j])]
-        items, length = arrays.session_items[slot], arrays.session_length[slot]
+        items, length = arrays.sessions[slot, ITEMS:], arrays.sessions[slot, LENGTH]
         matched = scratch.match[slot]
         d = 0
         while matched >> d & 1 == 0:
@@ -140,7 +145,7 @@ def _sum_neighbours(
                 found[n_found] = item
                 n_found += 1
             gap = p - at
-            near = gap_weights[abs(gap)]
+            near = tables.gap_weights[abs(gap)]
             if gap > 0:
                 sums[item, FORWARD] += base * near
             else:
@@ -161,9 +166,9 @@ def _vmis(sums: NDArray[np.float64], item: int, backward: float) -> float:
 
 
 @kernel
-def _rarity(arrays: IndexArrays, item: int) -> float:
-    sessions = max(arrays.counts[N_SESSIONS], 1)
-    return 1.0 + log(sessions / max(arrays.ring_pushed[item], 1))
+def _rarity(arrays: IndexArrays, item: int, log_sessions: float, logs: NDArray[np.float64]) -> float:
+    pushed = arrays.ring_pushed[item]
+    return 1.0 + log_sessions - (logs[pushed] if pushed < len(logs) else log(pushed))
 
 
 @kernel
@@ -171,14 +176,14 @@ def _second_hop(
     arrays: IndexArrays,
     n_found: int,
     own: int,
-    gap_weights: NDArray[np.float64],
+    tables: ScanTables,
     settings: ScanSettings,
     scratch: Scratch,
 ) -> int:
     """Add up what the latest sessions of the best candidates hold around them; return how many items were found."""
     sums, found, mark, keys = scratch.sums, scratch.found, scratch.mark, scratch.keys
-    numbers = arrays.session_number
-    mask = len(numbers) - 1
+    sessions = arrays.sessions
+    mask = len(sessions) - 1
     for j in range(n_found):
         keys[j] = order_key(np.float32(_vmis(sums, found[j], settings.backward)), j)
     hops = min(settings.hop_items, n_found)
@@ -194,13 +199,13 @@ def _second_hop(
         for j in range(min(pushed, room, settings.hop_sessions)):
             number = arrays.postings[start + ((pushed - 1 - j) & (room - 1))]
             slot = number & mask
-            if numbers[slot] != number or slot == own:
+            if sessions[slot, NUMBER] != number or slot == own:
                 continue
-            items, length = arrays.session_items[slot], arrays.session_length[slot]
+            items, length = sessions[slot, ITEMS:], sessions[slot, LENGTH]
             at = length - 1
             while at > 0 and items[at] != middle:
                 at -= 1
-            share = base / np.float64(length) ** settings.length_power
+            share = base * tables.length_weights[length]
             for p in range(length):
                 item = items[p]
                 if item == middle:
@@ -209,7 +214,7 @@ def _second_hop(
                     mark[item] = 1
                     found[n_found] = item
                     n_found += 1
-                sums[item, HOP] += share * gap_weights[abs(p - at)]
+                sums[item, HOP] += share * tables.gap_weights[abs(p - at)]
     return n_found
 
 
@@ -230,6 +235,7 @@ def _choose(
     q: int,
     n_found: int,
     allowed: NDArray[np.bool_],
+    tables: ScanTables,
     settings: ScanSettings,
     scratch: Scratch,
     out: Candidates,
@@ -248,10 +254,11 @@ def _choose(
             mark[item] = 2
             sums[item, FIRST] = repeat
             repeat *= settings.repeat_decay
+    log_sessions = log(max(arrays.counts[N_SESSIONS], 1))
     most_vmis, most_hop = 0.0, 0.0
     for j in range(n_found):
         item = found[j]
-        rarity = _rarity(arrays, item)
+        rarity = _rarity(arrays, item, log_sessions, tables.logs)
         for s in range(FORWARD, N_SUMS):
             sums[item, s] *= rarity
         most_vmis = max(most_vmis, _vmis(sums, item, settings.backward))
@@ -267,7 +274,7 @@ def _choose(
             score += _vmis(sums, item, settings.backward) / most_vmis
         if most_hop > 0.0:
             score += settings.hop_share * sums[item, HOP] / most_hop
-        score *= 1.0 + settings.popular_share * np.log1p(arrays.item_weight[item, 1])
+        score *= 1.0 + settings.popular_share * arrays.item_popular[item]
         sums[item, FIRST] = score
         keys[kept] = order_key(np.float32(score), item)
         kept += 1
@@ -292,7 +299,7 @@ def scan_one(
     queries: Queries,
     q: int,
     allowed: NDArray[np.bool_],
-    gap_weights: NDArray[np.float64],
+    tables: ScanTables,
     settings: ScanSettings,
     longest: int,
     scratch: Scratch,
@@ -308,8 +315,8 @@ def scan_one(
         Of which one is answered.
     allowed
         bool (n,): items that may be candidates; the others still connect sessions.
-    gap_weights
-        float64 (SESSION_CAP,): weight of an item so many clicks from the match.
+    tables
+        Of the settings.
     settings, longest
         How neighbours are weighed; how many of an item's sessions are read.
     scratch
@@ -322,13 +329,13 @@ def scan_one(
     if count == 0:
         return
     own = slot_of(arrays, queries.keys[q])
-    touched = _find_sessions(arrays, query, count, own, settings, longest, scratch)
-    found = _sum_neighbours(arrays, query, min(touched, settings.neighbours), gap_weights, settings, scratch)
+    touched = _find_sessions(arrays, query, count, own, tables, settings, longest, scratch)
+    found = _sum_neighbours(arrays, query, min(touched, settings.neighbours), tables, settings, scratch)
     for j in range(touched):
         scratch.similarity[scratch.touched[j]] = 0.0
     if settings.hop_items > 0:
-        found = _second_hop(arrays, found, own, gap_weights, settings, scratch)
-    _choose(arrays, queries, q, found, allowed, settings, scratch, out)
+        found = _second_hop(arrays, found, own, tables, settings, scratch)
+    _choose(arrays, queries, q, found, allowed, tables, settings, scratch, out)
 
 
 @kernel
@@ -336,7 +343,7 @@ def scan_all(
     arrays: IndexArrays,
     queries: Queries,
     allowed: NDArray[np.bool_],
-    gap_weights: NDArray[np.float64],
+    tables: ScanTables,
     settings: ScanSettings,
     longest: int,
     scratch: Scratch,
@@ -344,4 +351,4 @@ def scan_all(
 ) -> None:
     """Answer every query; see `scan_one`."""
     for q in range(len(queries.start)):
-        scan_one(arrays, queries, q, allowed, gap_weights, settings, longest, scratch, out)
+        scan_one(arrays, queries, q, allowed, tables, settings, longest, scratch, out)

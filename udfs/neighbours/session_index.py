@@ -10,7 +10,6 @@ from udfs.neighbours.index_arrays import (
     HORIZONS_CLICKS,
     N_CLICKS,
     N_SESSIONS,
-    SESSION_CAP,
     IndexArrays,
     IndexLimits,
     empty_arrays,
@@ -22,9 +21,11 @@ from udfs.neighbours.scan_arrays import (
     Candidates,
     Queries,
     ScanSettings,
+    ScanTables,
     Scratch,
     empty_candidates,
     empty_scratch,
+    scan_tables,
 )
 from udfs.neighbours.scan_kernel import scan_all, scan_one
 
@@ -54,7 +55,7 @@ class SessionIndex:
     >>> for session, item in [(1, 7), (1, 8), (2, 7), (2, 9), (3, 7), (3, 8)]:
     ...     index.observe(session, item)
     >>> index.query([[7]], limit=2).rows
-    array([[8, 9]], dtype=int32)
+    array([[7, 8]], dtype=int32)
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class SessionIndex:
         self.arrays: IndexArrays = empty_arrays(self.limits, items)
         self._scratch: Scratch | None = None
         self._decay = -1.0 / np.array(HORIZONS_CLICKS)
-        self._gap_weights = np.exp(-np.arange(SESSION_CAP) / self.settings.gap_clicks)
+        self._tables = scan_tables(self.settings)
 
     @property
     def clicks(self) -> int:
@@ -137,7 +138,7 @@ class SessionIndex:
         out = empty_candidates(len(queries.start), limit)
         longest = self.limits.sessions_per_item
         scan_all(
-            self.arrays, queries, self.allowed(allowed), self._gap_weights, self.settings, longest,
+            self.arrays, queries, self.allowed(allowed), self._tables, self.settings, longest,
             self.scratch(), out,
         )  # fmt: skip
         return out
@@ -164,7 +165,7 @@ class SessionIndex:
         out = empty_candidates(len(queries.start), limit)
         longest = self.limits.sessions_per_item
         _replay(
-            self.arrays, queries, items, self.allowed(allowed), self._gap_weights, self.settings, longest,
+            self.arrays, queries, items, self.allowed(allowed), self._tables, self.settings, longest,
             self._decay, self.scratch(), out,
         )  # fmt: skip
         return out
@@ -207,7 +208,7 @@ def _replay(
     queries: Queries,
     items: NDArray[np.int32],
     allowed: NDArray[np.bool_],
-    gap_weights: NDArray[np.float64],
+    tables: ScanTables,
     settings: ScanSettings,
     longest: int,
     decay: NDArray[np.float64],
@@ -216,5 +217,5 @@ def _replay(
 ) -> None:
     for q in range(len(items)):
         if queries.stop[q] > queries.start[q]:
-            scan_one(arrays, queries, q, allowed, gap_weights, settings, longest, scratch, out)
+            scan_one(arrays, queries, q, allowed, tables, settings, longest, scratch, out)
         observe_one(arrays, queries.keys[q], items[q], 1.0, longest, decay)
