@@ -11,7 +11,15 @@ from typing import Any
 
 from model_export.protocols.line_chart import line_chart
 from model_export.protocols.session_log import SessionLog, SessionLogError
-from model_export.protocols.sessions import ONLINE_CAUTION, Outcome, Tell, baselines, evaluate, ours
+from model_export.protocols.sessions import (
+    ONLINE_CAUTION,
+    Outcome,
+    Tell,
+    ablation,
+    baselines,
+    evaluate,
+    ours,
+)
 
 OURS = "tailrace"
 SHOWN = {"recall@20": "R@20", "mrr@20": "MRR@20", "recall@10": "R@10", "mrr@10": "MRR@10"}
@@ -31,7 +39,7 @@ class SessionReport:
     cpu_s: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values: our figures by setting, the baselines' by name."""
+        """Return plain values: our figures by setting, those of baselines and ablations by name."""
         result: dict[str, Any] = {
             "protocol": "sessions",
             "data_sha256": self.sha256,
@@ -41,12 +49,14 @@ class SessionReport:
             "cpu_s": round(self.cpu_s, 1),
             "counts": {str(period): counts for period, counts in self.counts.items()},
             "baselines": {},
+            "ablation": {},
         }
         for outcome in self.outcomes:
             if outcome.model == OURS:
                 result[outcome.setting] = outcome.to_dict()
             else:
-                result["baselines"][outcome.model] = outcome.to_dict()
+                group = "ablation" if outcome.model.startswith("without ") else "baselines"
+                result[group][outcome.model] = outcome.to_dict()
         return result
 
     def table(self) -> list[list[str]]:
@@ -127,14 +137,17 @@ def run(
     sample: float,
     *,
     with_baselines: bool,
+    with_ablation: bool = False,
     tell: Tell | None,
 ) -> SessionReport:
-    """Evaluate our model in each setting, and the baselines online."""
+    """Evaluate our model in each setting; the baselines, and our model without its parts, online."""
     started_s, cpu_s = time.perf_counter(), time.process_time()
     outcomes = [evaluate(OURS, lambda: ours(log, seed), log, setting, tested, tell) for setting in settings]
-    if with_baselines:
-        for name, make in baselines(log).items():
-            outcomes.append(evaluate(name, make, log, "online", tested, tell))
+    others = baselines(log) if with_baselines else {}
+    if with_ablation:
+        others |= ablation(log, seed)
+    for name, make in others.items():
+        outcomes.append(evaluate(name, make, log, "online", tested, tell))
     return SessionReport(
         tuple(outcomes),
         log.sha256,

@@ -21,6 +21,10 @@ from model_export.protocols.rank_metrics import RankMetrics, ranks_in
 from model_export.protocols.session_baselines import ItemNeighbours, Popularity, SequentialRules
 from model_export.protocols.session_log import SessionLog
 from model_export.protocols.session_models import PLAIN_VMIS, LearntModel, NeighbourModel, SessionModel
+from udfs.online.candidate_features import FEATURES
+from udfs.online.item_embeddings import EMBEDDING_FEATURES
+from udfs.online.item_lift import LIFT_FEATURES
+from udfs.online.session_ranker import SessionRankerSettings
 
 SETTINGS = ("online", "periodic")
 BATCH = 4096
@@ -84,6 +88,29 @@ def baselines(log: SessionLog) -> dict[str, Callable[[], SessionModel]]:
         "item-kNN per click": ItemNeighbours,
         "VMIS-kNN per click": lambda: NeighbourModel(PLAIN_VMIS, items),
     }
+
+
+def ablation(log: SessionLog, seed: int) -> dict[str, Callable[[], SessionModel]]:
+    """Return how to make the model that serves, each time without one of its parts."""
+    items, whole = len(log.item_ids), SessionRankerSettings()
+    item_features = ("log_now", "log_lately", "log_long", "log_age", "log_sessions", "trend")
+    placed = ("is_", "recency_", "log_repeats")
+    place_features = tuple(name for name in FEATURES if name.startswith(placed))
+    parts = {
+        "without item vectors": whole._replace(left_out=EMBEDDING_FEATURES),
+        "without lift": whole._replace(left_out=LIFT_FEATURES),
+        "without popularity and age": whole._replace(left_out=item_features),
+        "without places in the session": whole._replace(left_out=place_features),
+        "without hidden units": whole._replace(learning=whole.learning._replace(hidden=0)),
+        "without second hop": whole._replace(scan=whole.scan._replace(hop_items=0)),
+    }
+
+    def maker(settings: SessionRankerSettings) -> Callable[[], SessionModel]:
+        return lambda: LearntModel(items, seed, settings)
+
+    found: dict[str, Callable[[], SessionModel]] = {name: maker(part) for name, part in parts.items()}
+    found["without ranker"] = lambda: NeighbourModel(whole.scan, items, whole.limits)
+    return found
 
 
 def evaluate(

@@ -17,9 +17,10 @@ from model_export.protocols.rank_metrics import ABSENT, RankMetrics, ranks_in
 from model_export.protocols.session_baselines import ItemNeighbours, Popularity, SequentialRules
 from model_export.protocols.session_log import SessionLogError, read_session_log
 from model_export.protocols.session_report import BEGIN, END, periods_to_test, run, write_section
-from model_export.protocols.sessions import evaluate
+from model_export.protocols.sessions import ablation, evaluate
 from tailrace.cli import app
 from tailrace.errors import UserError
+from udfs.online.session_ranker import SessionRankerSettings
 
 # Period 0 knows items 1, 2, 3. In period 1 the clicks on 9 are dropped, then session 14 with its one click.
 CLICKS = [
@@ -198,3 +199,14 @@ def test_a_section_is_made_in_a_new_file(shop: Path, tmp_path: Path) -> None:
     report = run(read_session_log(shop), ("online",), range(1, 2), 0, 1.0, with_baselines=False, tell=None)
     write_section(tmp_path / "docs" / "q.md", report, "tailrace eval sessions", "abc")
     assert (tmp_path / "docs" / "q.md").read_text(encoding="utf-8").startswith("# Recommendation quality")
+
+
+def test_the_ablation_leaves_each_part_out_and_nothing_else(shop: Path) -> None:
+    log = read_session_log(shop)
+    report = run(log, ("online",), range(3, 4), 0, 1.0, with_baselines=False, with_ablation=True, tell=None)
+    found = report.to_dict()
+    assert len(found["ablation"]) == 7 and not found["baselines"]
+    assert all(outcome["recall@10"] > 0.9 for outcome in found["ablation"].values())
+    left_out = [make().ranker.settings for name, make in ablation(log, 0).items() if name != "without ranker"]
+    assert len(set(left_out)) == len(left_out) == 6
+    assert SessionRankerSettings() not in left_out

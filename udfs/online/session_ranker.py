@@ -35,6 +35,8 @@ class SessionRankerSettings(NamedTuple):
     scan: ScanSettings = ScanSettings()
     embeddings: EmbeddingSettings = EmbeddingSettings()
     learning: LearningSettings = LearningSettings()
+    left_out: tuple[str, ...] = ()
+    """Features that are always 0: to see what they bring."""
 
 
 class SessionRanker:
@@ -69,6 +71,7 @@ class SessionRanker:
         self.index = SessionIndex(chosen.limits, chosen.scan, items)
         self.embeddings = ItemEmbeddings(items, chosen.embeddings, seed)
         self.lift = ItemLift(items)
+        self._left_out = [RANKER_FEATURES.index(name) for name in chosen.left_out]
         weights = RankerWeights.fresh(RANKER_FEATURES, chosen.learning.hidden, seed)
         self.learner = WeightLearner(weights, chosen.learning)
 
@@ -161,6 +164,8 @@ class SessionRanker:
         lift = N_FEATURES + len(EMBEDDING_FEATURES)
         self.embeddings.features(queries, rows, counts, out[:, :, N_FEATURES:lift])
         self.lift.features(rows, counts, out[:, :, lift:])
+        if self._left_out:
+            out[:, :, self._left_out] = 0.0
         return out
 
 

@@ -33,6 +33,9 @@ def sessions(
     ] = "",
     seed: Seed = 0,
     baselines: Annotated[bool, typer.Option("--baselines/--no-baselines", help="Run them too.")] = True,
+    ablation: Annotated[
+        bool, typer.Option("--ablation", help="Run ours without each of its parts too: seven more runs.")
+    ] = False,
     as_json: Json = False,
     out: Out = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw R@20 over the periods: an .svg.")] = None,
@@ -55,14 +58,25 @@ def sessions(
         tested = report.periods_to_test(log, periods)
     except SessionLogError as error:
         raise unusable(error) from error
-    with phase_progress(shown=not as_json, width=28) as tell:
-        found = report.run(log, chosen, tested, seed, sample, with_baselines=baselines, tell=tell)
+    with phase_progress(shown=not as_json, width=40) as tell:
+        found = report.run(
+            log,
+            chosen,
+            tested,
+            seed,
+            sample,
+            with_baselines=baselines,
+            with_ablation=ablation,
+            tell=tell,
+        )
     if out is not None:
         command = f"tailrace eval sessions --data {data.name} --seed {seed}"
         if sample < 1.0:
             command += f" --sample {sample}"
         if periods:
             command += f" --periods {periods}"
+        if ablation:
+            command += " --ablation"
         report.write_section(out, found, command, commit())
     if plot is not None:
         plot.parent.mkdir(parents=True, exist_ok=True)
