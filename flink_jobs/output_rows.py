@@ -18,4 +18,5 @@ OUTPUT_TYPE = Types.ROW_NAMED(
         Types.INT(),
     ],
 )
-"""kind; user key (for COUNTS topic prefix, a slash and the shard index); record or state blob; `_v`; event time covered (ms); epoch."""
+"""kind; user key (for COUNTS topic prefix, a slash and the shard index); record or state blob; `_v`; event time
+covered (ms); epoch."""
