@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from udfs.kernel_cache import kernel
 from udfs.neighbours.index_arrays import SESSION_CAP, IndexArrays
 
 SUMS = ("first", "forward", "backward", "next", "cosine", "pair", "second", "hop")
@@ -42,9 +43,9 @@ class ScanSettings(NamedTuple):
     """An item's weight falls by e for each so many clicks between it and the match."""
     backward: float = 0.8
     """Weight of what a neighbour clicked before the match, relative to after."""
-    hop_items: int = 15
+    hop_items: int = 10
     """Best candidates whose own sessions are read too; 0: no second hop."""
-    hop_sessions: int = 40
+    hop_sessions: int = 16
     hop_share: float = 0.15
     repeat_share: float = 0.3
     repeat_decay: float = 0.8
@@ -58,6 +59,19 @@ class Queries(NamedTuple):
     start: NDArray[np.int64]  # (Q,) first of a session's items
     stop: NDArray[np.int64]  # (Q,) behind its last; equal to start: nothing is asked
     keys: NDArray[np.uint64]  # (Q,) the session's own key: it is no neighbour of itself
+
+
+@kernel
+def largest_row(queries: Queries) -> int:
+    """Return the largest item row that the sessions name, -1 if they name none.
+
+    Not the maximum of `queries.items`: many queries may share one long array.
+    """
+    largest = -1
+    for q in range(len(queries.start)):
+        for at in range(queries.start[q], queries.stop[q]):
+            largest = max(largest, queries.items[at])
+    return largest
 
 
 class ScanTables(NamedTuple):

@@ -25,6 +25,7 @@ from udfs.neighbours.scan_arrays import (
     Scratch,
     empty_candidates,
     empty_scratch,
+    largest_row,
     scan_tables,
 )
 from udfs.neighbours.scan_kernel import scan_all, scan_one
@@ -133,8 +134,7 @@ class SessionIndex:
             bool (n,): item rows that may be candidates; all by default.
         """
         queries = sessions if isinstance(sessions, Queries) else as_queries(sessions)
-        if len(queries.items):
-            self._make_room(int(queries.items.max()))
+        self._make_room(largest_row(queries))
         out = empty_candidates(len(queries.start), limit)
         longest = self.limits.sessions_per_item
         scan_all(
@@ -161,7 +161,7 @@ class SessionIndex:
         allowed, limit
             As in `query`.
         """
-        self._make_room(int(max(items.max(initial=0), queries.items.max(initial=0))))
+        self._make_room(max(int(items.max(initial=-1)), largest_row(queries)))
         out = empty_candidates(len(queries.start), limit)
         longest = self.limits.sessions_per_item
         _replay(

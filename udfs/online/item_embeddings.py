@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from udfs.neighbours.scan_arrays import Queries
+from udfs.neighbours.scan_arrays import Queries, largest_row
 from udfs.online.embedding_kernel import (
     inverse_lengths,
     session_items,
@@ -130,7 +130,7 @@ class ItemEmbeddings:
         """
         if out is None:
             out = np.zeros((*rows.shape, len(EMBEDDING_FEATURES)), np.float32)
-        self.make_room(int(max(rows.max(initial=0), queries.items.max(initial=0))) + 1)
+        self.make_room(max(int(rows.max(initial=-1)), largest_row(queries)) + 1)
         sessions = self._latest(queries)
         means, _ = self._means(sessions)
         similarities(self.vectors, self._inverse, sessions, means, rows, counts, out)
@@ -148,7 +148,7 @@ class ItemEmbeddings:
         """
         if not len(items):
             return
-        self.make_room(int(max(items.max(), queries.items.max(initial=0))) + 1)
+        self.make_room(max(int(items.max()), largest_row(queries)) + 1)
         sessions, batch = self._latest(queries), self.settings.batch
         for at in range(0, len(items), batch):  # never more than can be remembered
             self._remember(sessions[at : at + batch], items[at : at + batch])

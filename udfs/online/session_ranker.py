@@ -97,7 +97,7 @@ class SessionRanker:
         for at in range(0, len(found), self.settings.batch):
             part = _part(queries, at, at + self.settings.batch)
             candidates = self.index.query(part, self.settings.candidates, allowed)
-            features = self._features(candidates, part)
+            features = self.features(candidates, part)
             scores = self.learner.weights.scores(features)
             found[at : at + self.settings.batch] = _best(candidates, scores, limit)
         return found
@@ -141,10 +141,22 @@ class SessionRanker:
         """Learn what each session clicked next."""
         self.predict_and_learn(queries, items, allowed, 1)
 
+    def features(self, candidates: Candidates, queries: Queries) -> NDArray[np.float32]:
+        """Return what the ranker sees: float32 (Q, N, 44), columns `RANKER_FEATURES`, 0 behind a list's count."""
+        rows, counts = candidates.rows, candidates.counts
+        out = np.zeros((*rows.shape, len(RANKER_FEATURES)), np.float32)
+        write_candidate_features(candidates, queries, out)
+        lift = N_FEATURES + len(EMBEDDING_FEATURES)
+        self.embeddings.features(queries, rows, counts, out[:, :, N_FEATURES:lift])
+        self.lift.features(rows, counts, out[:, :, lift:])
+        if self._left_out:
+            out[:, :, self._left_out] = 0.0
+        return out
+
     def _rank_and_learn(
         self, candidates: Candidates, queries: Queries, clicked: NDArray[np.int32], limit: int
     ) -> NDArray[np.int32]:
-        features = self._features(candidates, queries)
+        features = self.features(candidates, queries)
         weights = self.learner.weights
         scores, hidden = weights.scores_and_hidden(features)
         found = _best(candidates, scores, limit)
@@ -156,17 +168,6 @@ class SessionRanker:
         self.lift.learn(candidates.rows, candidates.counts, probabilities, places)
         self.embeddings.learn(queries, clicked)
         return found
-
-    def _features(self, candidates: Candidates, queries: Queries) -> NDArray[np.float32]:
-        rows, counts = candidates.rows, candidates.counts
-        out = np.zeros((*rows.shape, len(RANKER_FEATURES)), np.float32)
-        write_candidate_features(candidates, queries, out)
-        lift = N_FEATURES + len(EMBEDDING_FEATURES)
-        self.embeddings.features(queries, rows, counts, out[:, :, N_FEATURES:lift])
-        self.lift.features(rows, counts, out[:, :, lift:])
-        if self._left_out:
-            out[:, :, self._left_out] = 0.0
-        return out
 
 
 def _part(queries: Queries, start: int, stop: int) -> Queries:
