@@ -88,10 +88,10 @@ def compare(
         shown = {part: np.full((len(users), K), -1, np.int32) for part in PARTS}
         for number in range(len(users)):
             rows = ranking(number)
-            for part, chosen in _parts(rows, own[number]).items():
+            for part, chosen in parts_of(rows, own[number]).items():
                 shown[part][number, : len(chosen)] = chosen
         qualities = {
-            part: ListQuality.of(shown[part], _wanted(part, wanted, own), owners, data.n_users)
+            part: ListQuality.of(shown[part], wanted_of(part, wanted, own), owners, data.n_users)
             for part in PARTS
         }
         result.append(BasketQuality(name, qualities))
@@ -117,7 +117,7 @@ def served_lists(bundle: Bundle, found: CandidateSet, settings: RankSettings) ->
     return shown
 
 
-def _parts(ranking: list[int], own: frozenset[int]) -> dict[str, list[int]]:
+def parts_of(ranking: list[int], own: frozenset[int]) -> dict[str, list[int]]:
     """Return the first ten of a ranking, of its repeats and of its new items."""
     repeats: list[int] = []
     new: list[int] = []
@@ -130,7 +130,8 @@ def _parts(ranking: list[int], own: frozenset[int]) -> dict[str, list[int]]:
     return {"all": ranking[:K], "repeats": repeats, "new items": new}
 
 
-def _wanted(part: str, wanted: list[frozenset[int]], own: list[frozenset[int]]) -> list[frozenset[int]]:
+def wanted_of(part: str, wanted: list[frozenset[int]], own: list[frozenset[int]]) -> list[frozenset[int]]:
+    """Return what of each user's wanted items belongs to a part of `PARTS`."""
     if part == "all":
         return wanted
     if part == "repeats":

@@ -30,7 +30,7 @@ FIRST_STAGE = (
 RANK_OFFSET = 20.0
 PARAMETERS = {
     "objective": "binary:logistic",
-    "eta": 0.08,
+    "eta": 0.04,
     "max_depth": 5,
     "subsample": 0.8,
     "colsample_bytree": 0.3,
@@ -40,7 +40,7 @@ PARAMETERS = {
     "max_bin": 64,
     "nthread": 1,
 }
-TREES = 150
+TREES = 300
 _PERSONAL = (*LINEAR, *FOLLOWING, "sessions", "page_of_last")
 Tell = Callable[[str, float], None]
 

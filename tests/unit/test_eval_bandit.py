@@ -16,6 +16,7 @@ from model_export.protocols.bandit_log import (
     BanditLog,
     BanditLogError,
     mean_probabilities,
+    packaged,
     read_bandit_log,
 )
 from model_export.protocols.bandit_policies import MostClicked, Thompson, ThompsonSettings, Uniform
@@ -29,6 +30,7 @@ from model_export.protocols.off_policy import (
     snips,
 )
 from tailrace.cli import app
+from tailrace.commands.eval.surroundings import data_cache
 from tailrace.errors import UserError
 from udfs.bandit import PRIOR_ALPHA, PRIOR_BETA, credit_arm
 
@@ -244,3 +246,14 @@ def test_a_log_without_propensities_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(BanditLogError, match="propensity_score"):
         read_bandit_log(tmp_path / "log.csv")
+
+
+def test_ips_on_the_random_log_agrees_with_the_clicks_of_the_logged_policy_on_open_bandit() -> None:
+    paths = [packaged(policy, "men").path(data_cache()) for policy in ("random", "bts")]
+    if not all(path.is_file() for path in paths):
+        pytest.skip("Open Bandit is not in the cache; `tailrace eval bandit` fetches it")
+    random, thompson = map(read_bandit_log, paths)
+    rng = np.random.default_rng(0)
+    rounds = Rounds(random.items, random.clicks, random.propensities, mean_probabilities(thompson, random))
+    assert ips(rounds, rng).holds(float(thompson.clicks.mean()))
+    assert rounds.weights().mean() == pytest.approx(1.0, abs=0.05)

