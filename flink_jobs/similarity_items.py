@@ -129,6 +129,7 @@ class ItemShell(KeyedProcessFunction):
         for key in dict.fromkeys((*due, *swept)):
             blob = self._items.get(key)
             if blob is None:
+                shard.pending.pop(key, None)
                 continue
             counts = ItemCounts.decode(blob)
             if counts.as_of_ms < over_ms:
@@ -181,7 +182,9 @@ class _Shard:
 
     def owe(self, keys: Any) -> None:
         """Note items to write."""
-        self.pending.update(dict.fromkeys(keys))
+        owed = dict.fromkeys(keys)
+        self.pending.update(owed)
+        self._again.difference_update(owed)
 
     def due(self, now_ms: int, interval_ms: int, at_most: int) -> list[int]:
         """Give pending items whose turn has come, looking at a bounded number."""
@@ -201,8 +204,8 @@ class _Shard:
             self.pending.pop(key, None)
             self._written_ms[key] = now_ms
         again = incomplete - self._again
-        self.owe(sorted(again))
-        self._again = (self._again | again) & incomplete if len(self._again) < MAX_WRITTEN_MEMORY else again
+        self.pending.update(dict.fromkeys(sorted(again)))
+        self._again = (self._again | again) if len(self._again) < MAX_WRITTEN_MEMORY else again
 
 
 _TWO_64 = 1 << 64
