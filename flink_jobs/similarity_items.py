@@ -142,7 +142,8 @@ class ItemShell(KeyedProcessFunction):
         if forgotten:
             shard.record.counts["forgotten"] = shard.record.counts.get("forgotten", 0) + len(forgotten)
         shard.written((_signed(item) for item in found), {_signed(item) for item in incomplete}, now_ms)
-        self._store.put_shard_counts(f"items-{shard.record.index}", shard.record.counts)
+        totals = {name: count for name, count in shard.record.counts.items() if name != "newest_ms"}
+        self._store.put_shard_counts(f"items-{shard.record.index}", totals)
         self._close_shard(shard, ctx)
         yield from ()
 
