@@ -27,6 +27,10 @@ PLAIN_VMIS = ScanSettings(
 """VMIS-kNN as published: no ages, gaps or second hop, k = 100."""
 
 
+REHEARSALS = 1_024
+"""Steps of the item vectors between two periods: as if at night."""
+
+
 class SessionModel(Protocol):
     """A model that predicts next clicks and learns from them."""
 
@@ -100,12 +104,15 @@ class LearntModel:
         self.ranker.learn(clicks.queries, clicks.items)
 
     def predict(self, clicks: Clicks, known: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
-        """Return the best items for each predicted click."""
-        return self.ranker.predict(clicks.queries, known, DEEPEST)[clicks.predicted]
+        """Return the best items for each predicted click, by weights of before the period."""
+        found = self.ranker.predict_and_note(clicks.queries, clicks.items, known, DEEPEST)
+        return found[clicks.predicted]
 
     def predict_and_learn(self, clicks: Clicks, known: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
         """Return the same, learning."""
         return self.ranker.predict_and_learn(clicks.queries, clicks.items, known, DEEPEST)[clicks.predicted]
 
     def end_period(self) -> None:
-        """Nothing waits for the end of a period."""
+        """Publish what the period's lists taught, and go over remembered clicks again."""
+        self.ranker.publish()
+        self.ranker.embeddings.rehearse(REHEARSALS)

@@ -258,3 +258,21 @@ def test_only_allowed_items_are_named() -> None:
 
 def test_features_have_names_and_no_two_are_equal() -> None:
     assert len(set(RANKER_FEATURES)) == len(RANKER_FEATURES) == 44
+
+
+def test_what_noted_lists_teach_waits_until_it_is_published() -> None:
+    ranker = SessionRanker(100, SessionRankerSettings(candidates=30), seed=1)
+    so_far, clicked = shop(0, 300)
+    ranker.learn(as_queries(so_far, [at // 3 for at in range(len(clicked))]), np.array(clicked, np.int32))
+    wanted = [[99, item] for item in range(0, 40, 2)]
+    asked, answers = as_queries(wanted * 40), np.array([pair[1] - 2 for pair in wanted] * 40, np.int32)
+    known = ranker.learner.weights.encode(), ranker.index.clicks, ranker.embeddings.vectors.tobytes()
+    first = ranker.predict_and_note(asked, answers, limit=3)
+    np.testing.assert_array_equal(first, ranker.predict(asked, limit=3))
+    np.testing.assert_array_equal(ranker.predict_and_note(asked, answers, limit=3), first)
+    ranker.publish()
+    later = ranker.predict_and_note(asked, answers, limit=3)
+    assert (later != first).any()
+    assert known == (
+        ranker.learner.weights.encode(), ranker.index.clicks, ranker.embeddings.vectors.tobytes()
+    )  # fmt: skip

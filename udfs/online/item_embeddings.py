@@ -155,8 +155,12 @@ class ItemEmbeddings:
             while self._came - self._learnt >= batch:
                 self._learn_remembered(np.arange(self._learnt, self._learnt + batch))
                 self._learnt += batch
-                for _ in range(self.settings.replays):
-                    self._learn_remembered(self._drawn(batch))
+                self.rehearse(self.settings.replays)
+
+    def rehearse(self, steps: int) -> None:
+        """Learn remembered clicks again, drawn at random."""
+        for _ in range(steps if self._came else 0):
+            self._learn_remembered(self._drawn(self.settings.batch))
 
     def step(
         self, sessions: NDArray[np.int32], items: NDArray[np.int32], negatives: NDArray[np.int32]

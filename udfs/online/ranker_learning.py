@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from typing import NamedTuple
 
@@ -150,6 +151,10 @@ class WeightLearner:
         self._second = np.zeros_like(weights.values)
         self._window: deque[tuple[int, float, float]] = deque()
         self._window_lists = 0
+
+    def fork(self) -> WeightLearner:
+        """Return a learner that goes on from here by itself."""
+        return copy.deepcopy(self)
 
     def apply(self, gradient: Gradient) -> RankerWeights:
         """Take one step and return the weights to serve."""

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from udfs.kernel_cache import kernel
 from udfs.neighbours.index_arrays import IndexLimits
 from udfs.neighbours.scan_arrays import Candidates, Queries, ScanSettings
 from udfs.neighbours.session_index import SessionIndex
@@ -16,9 +17,11 @@ from udfs.online.ranker_learning import (
     Lists,
     WeightLearner,
     click_probabilities,
+    gradient,
     scored_gradient,
 )
 from udfs.online.ranker_weights import RankerWeights
+from udfs.ranking.top_k import order_key, row_of_key, sort_top
 
 RANKER_FEATURES = (*FEATURES, *EMBEDDING_FEATURES, *LIFT_FEATURES)
 """The columns that the ranker's weights belong to."""
@@ -74,6 +77,8 @@ class SessionRanker:
         self._left_out = [RANKER_FEATURES.index(name) for name in chosen.left_out]
         weights = RankerWeights.fresh(RANKER_FEATURES, chosen.learning.hidden, seed)
         self.learner = WeightLearner(weights, chosen.learning)
+        self._noting: WeightLearner | None = None
+        self._published: RankerWeights | None = None
 
     def predict(
         self, queries: Queries, allowed: NDArray[np.bool_] | None = None, limit: int = 20
@@ -135,6 +140,41 @@ class SessionRanker:
             found[at + asked] = self._rank_and_learn(candidates, part, clicked, limit)
         return found
 
+    def predict_and_note(
+        self,
+        queries: Queries,
+        items: NDArray[np.int32],
+        allowed: NDArray[np.bool_] | None = None,
+        limit: int = 20,
+    ) -> NDArray[np.int32]:
+        """Return the same by the weights of the last `publish`; what the lists teach waits for the next one.
+
+        For lists that are made from an index that stands still: weights learnt on lists of a live one, where what is
+        popular now is known, order those worse. Index, vectors and lifts learn nothing.
+
+        Parameters
+        ----------
+        queries, items, allowed, limit
+            As in `predict_and_learn`.
+        """
+        if self._noting is None or self._published is None:
+            self._noting, self._published = self.learner.fork(), self.learner.weights
+        found = np.full((len(queries.start), limit), -1, np.int32)
+        for at in range(0, len(found), self.settings.batch):
+            stop = at + self.settings.batch
+            part = _part(queries, at, stop)
+            candidates = self.index.query(part, self.settings.candidates, allowed)
+            features = self.features(candidates, part)
+            found[at:stop] = _best(candidates, self._published.scores(features), limit)
+            lists = Lists(features, candidates.counts, _places(candidates, items[at:stop]))
+            self._noting.apply(gradient(self._noting.weights, lists))
+        return found
+
+    def publish(self) -> None:
+        """Let `predict_and_note` use what it has learnt."""
+        if self._noting is not None:
+            self._published = self._noting.weights
+
     def learn(
         self, queries: Queries, items: NDArray[np.int32], allowed: NDArray[np.bool_] | None = None
     ) -> None:
@@ -161,8 +201,7 @@ class SessionRanker:
         scores, hidden = weights.scores_and_hidden(features)
         found = _best(candidates, scores, limit)
         probabilities = click_probabilities(scores, candidates.counts)
-        hit = candidates.rows == clicked[:, None]
-        places = np.where(hit.any(axis=1), hit.argmax(axis=1), -1).astype(np.int32)
+        places = _places(candidates, clicked)
         lists = Lists(features, candidates.counts, places)
         self.learner.apply(scored_gradient(weights, lists, hidden, scores, probabilities))
         self.lift.learn(candidates.rows, candidates.counts, probabilities, places)
@@ -180,9 +219,29 @@ def _chosen(queries: Queries, which: NDArray[np.int64]) -> Queries:
     return Queries(queries.items, queries.start[which], queries.stop[which], queries.keys[which])
 
 
+def _places(candidates: Candidates, clicked: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return which candidate was clicked, -1: none of them."""
+    hit = candidates.rows == clicked[:, None]
+    return np.where(hit.any(axis=1), hit.argmax(axis=1), -1).astype(np.int32)
+
+
 def _best(candidates: Candidates, scores: NDArray[np.float32], limit: int) -> NDArray[np.int32]:
-    """Return the rows of the best candidates: int32 (Q, limit), -1 behind them."""
-    inside = np.arange(scores.shape[1]) < candidates.counts[:, None]
-    order = np.argsort(np.where(inside, -scores, np.inf), axis=1, kind="stable")[:, :limit]
-    rows = np.take_along_axis(np.where(inside, candidates.rows, -1), order, axis=1)
-    return np.pad(rows, ((0, 0), (0, max(limit - rows.shape[1], 0))), constant_values=-1)
+    """Return the rows of the best candidates: int32 (Q, limit), -1 behind them; of equal scores the earlier one."""
+    found = np.full((len(scores), limit), -1, np.int32)
+    _write_best(candidates.rows, candidates.counts, scores, found)
+    return found
+
+
+@kernel
+def _write_best(
+    rows: NDArray[np.int32], counts: NDArray[np.int32], scores: NDArray[np.float32], found: NDArray[np.int32]
+) -> None:
+    keys = np.empty(rows.shape[1], np.uint64)
+    for q in range(len(counts)):
+        count = counts[q]
+        for j in range(count):
+            keys[j] = order_key(scores[q, j], j)
+        most = min(count, found.shape[1])
+        sort_top(keys, count, most)
+        for j in range(most):
+            found[q, j] = rows[q, row_of_key(keys[j])]
