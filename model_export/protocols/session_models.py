@@ -27,8 +27,8 @@ PLAIN_VMIS = ScanSettings(
 """VMIS-kNN as published: no ages, gaps or second hop, k = 100."""
 
 
-REHEARSALS = 1_024
-"""Steps of the item vectors between two periods: as if at night."""
+REHEARSALS = 3
+"""How often item vectors go over a period's clicks again before the next, where they stood still during it."""
 
 
 class SessionModel(Protocol):
@@ -98,13 +98,16 @@ class LearntModel:
 
     def __init__(self, items: int, seed: int, settings: SessionRankerSettings | None = None) -> None:
         self.ranker = SessionRanker(items, settings, seed)
+        self._stood_still, self._learnt = False, 0
 
     def learn(self, clicks: Clicks) -> None:
         """Learn clicks in their order."""
         self.ranker.learn(clicks.queries, clicks.items)
+        self._learnt += int(clicks.predicted.sum())
 
     def predict(self, clicks: Clicks, known: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
         """Return the best items for each predicted click, by weights of before the period."""
+        self._stood_still = True
         found = self.ranker.predict_and_note(clicks.queries, clicks.items, known, DEEPEST)
         return found[clicks.predicted]
 
@@ -113,6 +116,9 @@ class LearntModel:
         return self.ranker.predict_and_learn(clicks.queries, clicks.items, known, DEEPEST)[clicks.predicted]
 
     def end_period(self) -> None:
-        """Publish what the period's lists taught, and go over remembered clicks again."""
-        self.ranker.publish()
-        self.ranker.embeddings.rehearse(REHEARSALS)
+        """After a period without learning, publish what its lists taught and go over its clicks again."""
+        if self._stood_still:
+            self.ranker.publish()
+            embeddings = self.ranker.embeddings
+            embeddings.rehearse(REHEARSALS * self._learnt // embeddings.settings.batch)
+        self._stood_still, self._learnt = False, 0
