@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+
 from model_export.protocols.line_chart import line_chart
 from model_export.protocols.session_log import SessionLog, SessionLogError
 from model_export.protocols.sessions import (
@@ -142,12 +144,15 @@ def run(
 ) -> SessionReport:
     """Evaluate our model in each setting; the baselines, and our model without its parts, online."""
     started_s, cpu_s = time.perf_counter(), time.process_time()
-    outcomes = [evaluate(OURS, lambda: ours(log, seed), log, setting, tested, tell) for setting in settings]
     others = baselines(log) if with_baselines else {}
     if with_ablation:
         others |= ablation(log, seed)
-    for name, make in others.items():
-        outcomes.append(evaluate(name, make, log, "online", tested, tell))
+    with threadpool_limits(limits=1, user_api="blas"):  # as in a worker: more threads spin, and cost more
+        outcomes = [
+            evaluate(OURS, lambda: ours(log, seed), log, setting, tested, tell) for setting in settings
+        ]
+        for name, make in others.items():
+            outcomes.append(evaluate(name, make, log, "online", tested, tell))
     return SessionReport(
         tuple(outcomes),
         log.sha256,
