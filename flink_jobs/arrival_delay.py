@@ -7,7 +7,8 @@ last year. So the least difference of the last minutes is taken off, as LEDBAT d
 and current delay).
 
 What it cannot see: a backlog of more than `BASE_KEPT_MS` when the job starts, which is drained as fast as a replay
-would be, every event asking for its ranking.
+would be, every event asking for its ranking. And a replay that is slower than its events were cannot be told from a
+backlog that grows: its users are ranked once an interval.
 """
 
 from __future__ import annotations
