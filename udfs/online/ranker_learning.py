@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import deque
 from typing import NamedTuple
 
@@ -154,7 +153,10 @@ class WeightLearner:
 
     def fork(self) -> WeightLearner:
         """Return a learner that goes on from here by itself."""
-        return copy.deepcopy(self)
+        made = WeightLearner(self.weights, self.settings)
+        made._good, made._good_quotient, made._steps = self._good, self._good_quotient, self._steps
+        made._first[:], made._second[:] = self._first, self._second
+        return made
 
     def apply(self, gradient: Gradient) -> RankerWeights:
         """Take one step and return the weights to serve."""
