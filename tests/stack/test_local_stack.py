@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 import redis
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from flink_jobs.settings import Settings, load
@@ -22,6 +22,7 @@ from tailrace.stack.local import PORT_SETTINGS
 
 pytestmark = pytest.mark.stack
 HEALTHY_WITHIN_S = 60.0
+NO_LEADER_YET = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE}
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +57,17 @@ def broker(settings: Settings) -> dict[str, object]:
 
 
 def records(settings: Settings, topic: str) -> int:
+    """Give the end of a topic's first partition; a broker that has just started may not lead it yet."""
     consumer = Consumer({**broker(settings), "group.id": "count"})
+    deadline = time.monotonic() + HEALTHY_WITHIN_S
     try:
-        return consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=20)[1]
+        while True:
+            try:
+                return consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=20)[1]
+            except KafkaException as error:
+                if error.args[0].code() not in NO_LEADER_YET or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
     finally:
         consumer.close()
 

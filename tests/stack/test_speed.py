@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from schemas.ids import user_key
 from schemas.records import Event
 from tailrace.topic_scan import partition_of
 from tests.stack.conftest import SharedStack
+from tests.stack.deployment import until
 from tests.stack.running_shop import EVENTS, RunningShop
 from tests.stack.shop import CUT_MS, DAY_MS
 from udfs.model.bundle import Bundle
@@ -49,6 +52,20 @@ def _event(user_id: str, day: int, item_id: str, number: int) -> Event:
     )  # fmt: skip
 
 
+def wait_until_timers_are_done(shop: RunningShop, least: int, quiet_s: float = 6.0) -> None:
+    """Wait until so many users at least were forgotten, and none more for longer than counts take to be published."""
+    seen, since_s = -1, time.monotonic()
+
+    def settled() -> bool:
+        nonlocal seen, since_s
+        now = shop.deployment.counts().get("forgotten", 0)
+        if now != seen:
+            seen, since_s = now, time.monotonic()
+        return now >= least and time.monotonic() - since_s > quiet_s
+
+    until(settled, 120, lambda: f"at least {least} users forgotten, there are {seen}", 0.5)
+
+
 def test_a_slow_history_with_timers_on_time_and_a_fast_one_leave_equal_states(
     stack: SharedStack, bundles: dict[int, Bundle]
 ) -> None:
@@ -64,6 +81,7 @@ def test_a_slow_history_with_timers_on_time_and_a_fast_one_leave_equal_states(
         shop.plain.wake_all(CUT_MS + DAYS * DAY_MS)
         forgotten = everyone - len(shop.plain.states)
         assert 8 < len(shop.plain.states) < everyone - 20
+        wait_until_timers_are_done(shop, forgotten)
         shop.check_states()
         # On time, those who come back were forgotten before they did; at full speed some may not have been.
         counted = shop.deployment.counts()["forgotten"]
