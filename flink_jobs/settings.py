@@ -102,11 +102,13 @@ class Similarity(_Section):
     half_life_ms: int = Field(60 * 86_400_000, ge=1_000, description="of what items go with, in event time")
     trend_half_life_ms: int = Field(7 * 86_400_000, ge=1_000, description="of trending")
     publish_interval_ms: int = Field(10_000, ge=0, description="an item is written at most this often")
-    publish_items_per_tick: int = Field(500, ge=1, description="a shard and second")
+    publish_items_per_tick: int = Field(
+        20, ge=1, description="items written a shard and second at most; others wait, the longest first"
+    )
     sweep_items_per_tick: int = Field(
         5, ge=1, description="of those that nothing touched, written again, a shard and second"
     )
-    list_size: int = Field(50, ge=1, le=64, description="similar items of each item in Redis")
+    list_size: int = Field(20, ge=1, le=64, description="similar items of each item in Redis")
     max_session_events: int = Field(200, ge=1, description="later events of a session count for nothing")
     forget_after_ms: int = Field(400 * 86_400_000, description="of no session with an item")
 

@@ -47,31 +47,26 @@ LIVE_FOR_S: Final = 86_400
 JOB: Final = "similarity"
 _pack_u64 = Struct("<Q").pack
 _DOUBLE: Final = Struct("<d")
+_NOT_KNOWN: Final = _DOUBLE.pack(math.inf)
 _COUNTS: Final = Struct("<HHH")
 
 
-class StoredItem(NamedTuple):
-    """What the store knows of an item for the scores of others.
+class _Known(NamedTuple):
+    """What the store knows of neighbours, as columns; an id of 64 bits finds the row by binary search.
 
     Attributes
     ----------
-    item_id
-        Its id.
-    viewed
-        `timeless` of its sessions.
+    keys
+        uint64 (n,), ascending: item keys asked for.
+    alone
+        float64 (n,): `timeless` of their sessions, inf where the store does not know the item.
+    ids
+        Encoded ids, empty where the store does not know the item.
     """
 
-    item_id: str
-    viewed: float
-
-    def encode(self) -> bytes:
-        """Give the value of the HASH's field."""
-        return _DOUBLE.pack(self.viewed) + self.item_id.encode()
-
-    @classmethod
-    def decode(cls, value: bytes) -> StoredItem:
-        """Read it."""
-        return cls(value[_DOUBLE.size :].decode(), _DOUBLE.unpack_from(value)[0])
+    keys: NDArray[np.uint64]
+    alone: NDArray[np.float64]
+    ids: list[bytes]
 
 
 class SimilarityStore(ListStore):
@@ -130,10 +125,19 @@ class SimilarityStore(ListStore):
         keys: list[str] = []
         arguments: list[str | bytes] = []
         for item, counts in items.items():
-            similar = self._similar(counts, known)
-            bought = self._bought(counts, known)
-            if not all(other in known for table in _hashes(counts) for other in table.tolist()):
+            with_it, bought_with_it = counts.viewed_with, counts.bought_with
+            rows = np.searchsorted(known.keys, with_it.hashes)
+            bought_rows = np.searchsorted(known.keys, bought_with_it.hashes)
+            alone = known.alone[rows]
+            scores = cosine(
+                with_it.certain, counts.viewed, counts.as_of_ms, alone, self._half_lives.together_ms
+            )
+            shares = conditional(bought_with_it.certain, counts.bought)
+            shares[np.isinf(known.alone[bought_rows])] = 0.0
+            if np.isinf(alone).any() or np.isinf(known.alone[bought_rows]).any():
                 incomplete.add(item)
+            similar = self._best(scores, rows, known.ids)
+            bought = self._best(shares, bought_rows, known.ids)
             tenant, item_id = split_user_key(counts.name.decode())
             keys += (
                 item_sim_key(tenant, item_id, self._hash_tags),
@@ -159,50 +163,29 @@ class SimilarityStore(ListStore):
         if items:
             self._retry(lambda: self._client.hdel(SIMILARITY_ITEMS, *map(_pack_u64, items)))
 
-    def _exchange(self, items: Mapping[int, ItemCounts]) -> dict[int, StoredItem]:
+    def _exchange(self, items: Mapping[int, ItemCounts]) -> _Known:
         """Write the items' own counts, and read those of all their neighbours."""
-        wanted = np.unique(
-            np.concatenate([part for counts in items.values() for part in _hashes(counts)])
-        ).tolist()
         together_ms = self._half_lives.together_ms
         fields = {
-            _pack_u64(item): StoredItem(
-                split_user_key(counts.name.decode())[1],
-                timeless(counts.viewed, counts.as_of_ms, together_ms),
-            ).encode()
+            _pack_u64(item): _DOUBLE.pack(timeless(counts.viewed, counts.as_of_ms, together_ms))
+            + split_user_key(counts.name.decode())[1].encode()
             for item, counts in items.items()
         }
         self._retry(lambda: self._client.hset(SIMILARITY_ITEMS, mapping=fields))
-        if not wanted:
-            return {}
-        values = self._retry(lambda: self._client.hmget(SIMILARITY_ITEMS, list(map(_pack_u64, wanted))))
-        return {
-            item: StoredItem.decode(value)
-            for item, value in zip(wanted, values, strict=True)
-            if value is not None
-        }
-
-    def _similar(self, counts: ItemCounts, known: Mapping[int, StoredItem]) -> list[tuple[float, str]]:
-        table = counts.viewed_with
-        others = [known.get(item) for item in table.hashes.tolist()]
-        alone = np.array([math.inf if other is None else other.viewed for other in others])
-        scores = cosine(table.certain, counts.viewed, counts.as_of_ms, alone, self._half_lives.together_ms)
-        return self._best(scores, others)
-
-    def _bought(self, counts: ItemCounts, known: Mapping[int, StoredItem]) -> list[tuple[float, str]]:
-        table = counts.bought_with
-        others = [known.get(item) for item in table.hashes.tolist()]
-        return self._best(conditional(table.certain, counts.bought), others)
+        keys = np.unique(np.concatenate([part for counts in items.values() for part in _hashes(counts)]))
+        if not len(keys):
+            return _Known(keys, np.empty(0), [])
+        names = list(map(_pack_u64, keys.tolist()))
+        values = [value or b"" for value in self._retry(lambda: self._client.hmget(SIMILARITY_ITEMS, names))]
+        alone = np.frombuffer(b"".join(value[:8] or _NOT_KNOWN for value in values))
+        return _Known(keys, alone, [value[8:] for value in values])
 
     def _best(
-        self, scores: NDArray[np.float64], others: Sequence[StoredItem | None]
-    ) -> list[tuple[float, str]]:
-        listed = [
-            (score, other.item_id)
-            for score, other in zip(scores.tolist(), others, strict=True)
-            if other is not None and 0 < score < math.inf
-        ]
-        return sorted(listed, reverse=True)[: self._list_size]
+        self, scores: NDArray[np.float64], rows: NDArray[np.int64], ids: Sequence[bytes]
+    ) -> list[tuple[float, bytes]]:
+        order = np.argsort(-scores, kind="stable")[: self._list_size]
+        best = zip(scores[order].tolist(), rows[order].tolist(), strict=True)
+        return [(score, ids[row]) for score, row in best if 0 < score < math.inf]
 
     def _put_lists(self, keys: Sequence[str], arguments: Sequence[str | bytes]) -> list[Any]:
         replies: list[Any] = []
@@ -291,15 +274,14 @@ def _fields(counts: ItemCounts) -> list[str]:
 
 
 def _pieces(
-    similar: Sequence[tuple[float, str]], bought: Sequence[tuple[float, str]], fields: Sequence[str]
+    similar: Sequence[tuple[float, bytes]], bought: Sequence[tuple[float, bytes]], fields: Sequence[str]
 ) -> tuple[str, bytes]:
     """Give shape and pieces as the function reads them."""
     shape = ["<HHH"]
     pieces = [_COUNTS.pack(2 * len(similar), 2 * len(bought), len(fields))]
     for score, item_id in (*similar, *bought):
-        encoded = item_id.encode()
-        shape.append(f"dc{len(encoded)}")
-        pieces += (_DOUBLE.pack(score), encoded)
+        shape.append(f"dc{len(item_id)}")
+        pieces += (_DOUBLE.pack(score), item_id)
     for text in fields:
         shape.append(f"c{len(text)}")
         pieces.append(text.encode())

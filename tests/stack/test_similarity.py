@@ -32,7 +32,14 @@ pytestmark = pytest.mark.stack
 EVENTS, STEPS, PER_S = 9_000, 6_000, 1_500
 DAY_MS = 86_400_000
 HALF_LIVES = HalfLives(60 * DAY_MS, 7 * DAY_MS)
-QUICK = {"batch_ms": 200, "item_batch_ms": 300, "publish_interval_ms": 1_000, "sweep_items_per_tick": 200}
+QUICK = {
+    "batch_ms": 200,
+    "item_batch_ms": 300,
+    "publish_interval_ms": 1_000,
+    "publish_items_per_tick": 500,
+    "sweep_items_per_tick": 200,
+    "list_size": 50,
+}
 WITHIN = 1e-4
 
 

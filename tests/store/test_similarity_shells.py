@@ -137,7 +137,12 @@ def settings(store_client: Any, store_url: str) -> Settings:
         environment={},
         job={"shards": SHARDS},
         redis={"url": store_url},
-        similarity={"publish_interval_ms": 0, "sweep_items_per_tick": 1_000},
+        similarity={
+            "publish_interval_ms": 0,
+            "publish_items_per_tick": 500,
+            "sweep_items_per_tick": 1_000,
+            "list_size": 50,
+        },
     )
 
 
