@@ -315,3 +315,20 @@ def test_an_item_that_no_session_holds_any_more_is_forgotten(settings: Settings,
     assert kept == 40
     assert counts(store_client)["forgotten"] > 20
     assert store_client.hlen("similarity:items") == 40
+
+
+def test_a_tick_writes_a_bounded_number_of_items_and_in_the_end_all_of_them(
+    settings: Settings, store_client: Any
+) -> None:
+    few = {"publish_items_per_tick": 2, "sweep_items_per_tick": 1}
+    slow = settings.model_copy(update={"similarity": settings.similarity.model_copy(update=few)})
+    deltas = list(shopping(200))
+    job = start(slow)
+    job.read(records(deltas))
+    written = [0]
+    while written[-1] < len({one.item_id for one in deltas}):
+        job.tick(1)
+        written.append(store_client.hlen("similarity:items"))
+        assert written[-2] < written[-1] <= written[-2] + 3 * SHARDS
+    job.tick(60)
+    assert_equal(store_client, settings, deltas)
