@@ -41,7 +41,7 @@ def python(code: str, *arguments: object, path: Path | None = None) -> list[str]
     if path is not None:
         environment["PYTHONPATH"] = str(path)
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
