@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -36,7 +37,7 @@ def unusable(error: Exception) -> UserError:
 
 
 def import_evaluation() -> None:
-    """Say what to install where the extra is not there.
+    """Say what to install where the extra is not there; note the commit that the code is of before it works long.
 
     Raises
     ------
@@ -55,6 +56,7 @@ def import_evaluation() -> None:
             "uv pip install 'tailrace[training]'",
             ExitCode.ENVIRONMENT,
         ) from error
+    commit()
 
 
 def data_cache() -> Path:
@@ -91,6 +93,7 @@ def fetched(files: Sequence[PackagedFile], option: str) -> list[Path]:
         ) from error
 
 
+@functools.cache
 def commit() -> str:
     """Return the commit of this source tree, `unknown` outside a checkout."""
     command = ["git", "-C", str(Path(__file__).parents[3]), "rev-parse", "--short", "HEAD"]
