@@ -26,7 +26,7 @@ def main(config: str) -> None:
 
     def create_with_audit(t_env: Any) -> StatementSet:
         statements = create(t_env)
-        recommend._sink(t_env, settings, "audit", AUDIT)
+        recommend.kafka_sink(t_env, settings, "audit", AUDIT)
         add_insert(
             statements,
             f"INSERT INTO audit SELECT `key`, payload FROM outputs WHERE kind = {COUNTS} AND epoch = 0",
