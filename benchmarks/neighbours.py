@@ -9,19 +9,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.user_logic import least_us
 from udfs.neighbours.scan_arrays import Queries
 from udfs.online.ranker_learning import Lists, click_probabilities, scored_gradient
 from udfs.online.session_ranker import SessionRanker
 
 ITEMS, CLICKS_A_SESSION, AT_ONCE = 43_000, 4.9, 400
 ASKED = 64
-ROUNDS = 15
 
 
 def simulated_clicks(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, Queries]:
@@ -53,16 +51,6 @@ def simulated_clicks(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray,
         if len(before) >= length:
             running.pop(place)
     return keys, items, Queries(np.array(flat, np.int32), start, stop, keys)
-
-
-def least_us(work: Callable[[], object], units: int) -> float:
-    """Return the least CPU microseconds a unit over some rounds; the first two, which compile, are left out."""
-    times = []
-    for _ in range(ROUNDS + 2):
-        began = time.process_time()
-        work()
-        times.append(time.process_time() - began)
-    return round(min(times[2:]) / units * 1e6, 1)
 
 
 def figures(clicks: int) -> dict[str, float]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from threadpoolctl import threadpool_limits
@@ -25,7 +24,6 @@ from model_export.protocols.sessions import (
 
 OURS = "tailrace"
 SHOWN = {"recall@20": "R@20", "mrr@20": "MRR@20", "recall@10": "R@10", "mrr@10": "MRR@10"}
-BEGIN, END = "<!-- tailrace eval sessions: begin -->", "<!-- tailrace eval sessions: end -->"
 
 
 @dataclass(frozen=True)
@@ -39,11 +37,12 @@ class SessionReport:
     counts: dict[int, dict[str, int]]
     wall_s: float
     cpu_s: float
+    protocol: str = "sessions"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values: our figures by setting, those of baselines and ablations by name."""
         result: dict[str, Any] = {
-            "protocol": "sessions",
+            "protocol": self.protocol,
             "data_sha256": self.sha256,
             "seed": self.seed,
             "sample": self.sample,
@@ -61,23 +60,26 @@ class SessionReport:
                 result[group][outcome.model] = outcome.to_dict()
         return result
 
-    def table(self) -> list[list[str]]:
-        """Return the table's head and rows."""
-        rows = [
-            [
-                "model",
-                "setting",
-                *SHOWN.values(),
-                "coverage",
-                "CPU-us",
-            ]
-        ]
+    def title(self) -> str:
+        """Return the section's heading."""
+        return "Session clicks: the continual protocol"
+
+    def intro(self) -> str:
+        """Return what is predicted from what."""
+        return (
+            "Learn the periods before t, predict every next click of period t, rank all items known before it (ADER, "
+            "RecSys 2020)."
+        )
+
+    def tables(self) -> Mapping[str, Sequence[Sequence[str]]]:
+        """Return one table without a title."""
+        rows = [["model", "setting", *SHOWN.values(), "coverage", "CPU-us"]]
         for found in self.outcomes:
             figures = [f"{found.mean.values[name]:.4f} ± {found.mean.errors[name]:.4f}" for name in SHOWN]
             rows.append(
                 [found.model, found.setting, *figures, f"{found.coverage:.3f}", f"{found.cpu_us:.1f}"]
             )
-        return rows
+        return {"": rows}
 
     def remarks(self) -> list[str]:
         """Return what is to be said with the figures."""
@@ -162,32 +164,3 @@ def run(
         time.perf_counter() - started_s,
         time.process_time() - cpu_s,
     )
-
-
-def write_section(path: Path, report: SessionReport, command: str, commit: str) -> None:
-    """Write the figures between two marks of a Markdown file; the rest of it stays."""
-    head, *rows = report.table()
-    lines = [
-        BEGIN,
-        "## Session clicks: the continual protocol",
-        "",
-        "Learn the periods before t, predict every next click of period t, rank all items known before it (ADER, "
-        "RecSys 2020).",
-        "",
-        f"Written by `{command}` at commit `{commit}`.",
-        "",
-        f"| {' | '.join(head)} |",
-        f"|{'---|' * len(head)}",
-        *(f"| {' | '.join(row)} |" for row in rows),
-        "",
-        *(line for remark in report.remarks() for line in (remark, "")),
-        END,
-    ]
-    section = "\n".join(lines)
-    old = path.read_text(encoding="utf-8") if path.exists() else "# Recommendation quality\n\n"
-    if BEGIN in old and END in old:
-        text = old[: old.index(BEGIN)] + section + old[old.index(END) + len(END) :]
-    else:
-        text = old.rstrip("\n") + "\n\n" + section + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")

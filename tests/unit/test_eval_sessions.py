@@ -13,14 +13,17 @@ import pytest
 from typer.testing import CliRunner
 
 from model_export.protocols.line_chart import line_chart
+from model_export.protocols.quality_page import marks, write_section
 from model_export.protocols.rank_metrics import ABSENT, RankMetrics, ranks_in
 from model_export.protocols.session_baselines import ItemNeighbours, Popularity, SequentialRules
 from model_export.protocols.session_log import SessionLogError, read_session_log
-from model_export.protocols.session_report import BEGIN, END, periods_to_test, run, write_section
+from model_export.protocols.session_report import periods_to_test, run
 from model_export.protocols.sessions import ablation, evaluate
 from tailrace.cli import app
 from tailrace.errors import UserError
 from udfs.online.session_ranker import SessionRankerSettings
+
+BEGIN, END = marks("sessions")
 
 # Period 0 knows items 1, 2, 3. In period 1 the clicks on 9 are dropped, then session 14 with its one click.
 CLICKS = [

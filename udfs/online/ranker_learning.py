@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -148,8 +148,7 @@ class WeightLearner:
         self._steps = 0
         self._first = np.zeros_like(weights.values)
         self._second = np.zeros_like(weights.values)
-        self._window: deque[tuple[int, float, float]] = deque()
-        self._window_lists = 0
+        self._open_window()
 
     def fork(self) -> WeightLearner:
         """Return a learner that goes on from here by itself."""
@@ -166,8 +165,9 @@ class WeightLearner:
             self.refused += 1
             return self.weights
         self._step(gradient.values / np.float32(self.settings.lists_per_gradient))
-        self._window.append((gradient.lists, gradient.gain, gradient.first_gain))
         self._window_lists += gradient.lists
+        self._window_gain += gradient.gain
+        self._window_first_gain += gradient.first_gain
         if self._window_lists >= self.settings.gate_lists:
             self._look()
         return self.weights
@@ -184,26 +184,25 @@ class WeightLearner:
         root = np.sqrt(self._second / (1.0 - chosen.square_decay**self._steps)) + 1e-6
         step = np.clip(mean / root, -_LONGEST_STEP, _LONGEST_STEP)
         values = (self.weights.values - rate * step).astype(np.float32)
-        self.weights = RankerWeights(
-            self.weights.version + 1, values, self.weights.features, self.weights.hidden, self.weights.fingerprint
-        )  # fmt: skip
+        self._serve(values)
+
+    def _serve(self, values: NDArray[np.float32]) -> None:
+        self.weights = replace(self.weights, version=self.weights.version + 1, values=values)
 
     def _look(self) -> None:
         """Compare the window's lists with those that the good weights made."""
-        gain, first_gain = (sum(part[k] for part in self._window) for k in (1, 2))
-        quotient = gain / max(first_gain, 1e-9)
+        quotient = self._window_gain / max(self._window_first_gain, 1e-9)
         if quotient < self.settings.gate_share * self._good_quotient:
             self.fallbacks += 1
-            version = self.weights.version + 1
-            self.weights = RankerWeights(
-                version, self._good.values, self._good.features, self._good.hidden, self._good.fingerprint
-            )
+            self._serve(self._good.values)
             self._first[:] = 0.0
         else:
             self._good = self.weights
         self._good_quotient = quotient
-        self._window.clear()
-        self._window_lists = 0
+        self._open_window()
+
+    def _open_window(self) -> None:
+        self._window_lists, self._window_gain, self._window_first_gain = 0, 0.0, 0.0
 
 
 _LONGEST_STEP = 10.0

@@ -100,7 +100,7 @@ class SessionRanker:
         """
         found = np.full((len(queries.start), limit), -1, np.int32)
         for at in range(0, len(found), self.settings.batch):
-            part = _part(queries, at, at + self.settings.batch)
+            part = _some(queries, slice(at, at + self.settings.batch))
             candidates = self.index.query(part, self.settings.candidates, allowed)
             features = self.features(candidates, part)
             scores = self.learner.weights.scores(features)
@@ -128,12 +128,12 @@ class SessionRanker:
         found = np.full((len(queries.start), limit), -1, np.int32)
         for at in range(0, len(found), self.settings.batch):
             stop = at + self.settings.batch
-            part, clicked = _part(queries, at, stop), items[at:stop]
+            part, clicked = _some(queries, slice(at, stop)), items[at:stop]
             candidates = self.index.query_and_observe(part, clicked, allowed, self.settings.candidates)
             asked = np.flatnonzero(part.stop > part.start)
             if not len(asked):
                 continue
-            part, clicked = _chosen(part, asked), clicked[asked]
+            part, clicked = _some(part, asked), clicked[asked]
             candidates = Candidates(
                 candidates.counts[asked], candidates.rows[asked], candidates.scores[asked]
             )
@@ -162,7 +162,7 @@ class SessionRanker:
         found = np.full((len(queries.start), limit), -1, np.int32)
         for at in range(0, len(found), self.settings.batch):
             stop = at + self.settings.batch
-            part = _part(queries, at, stop)
+            part = _some(queries, slice(at, stop))
             candidates = self.index.query(part, self.settings.candidates, allowed)
             features = self.features(candidates, part)
             found[at:stop] = _best(candidates, self._published.scores(features), limit)
@@ -209,13 +209,7 @@ class SessionRanker:
         return found
 
 
-def _part(queries: Queries, start: int, stop: int) -> Queries:
-    return Queries(
-        queries.items, queries.start[start:stop], queries.stop[start:stop], queries.keys[start:stop]
-    )
-
-
-def _chosen(queries: Queries, which: NDArray[np.int64]) -> Queries:
+def _some(queries: Queries, which: slice | NDArray[np.int64]) -> Queries:
     return Queries(queries.items, queries.start[which], queries.stop[which], queries.keys[which])
 
 

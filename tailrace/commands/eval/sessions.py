@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -11,10 +10,8 @@ import typer
 from tailrace.commands.eval.surroundings import (
     Out,
     Seed,
-    commit,
     import_evaluation,
-    show_remarks,
-    show_table,
+    publish,
     unusable,
     usage,
 )
@@ -69,20 +66,14 @@ def sessions(
             with_ablation=ablation,
             tell=tell,
         )
-    if out is not None:
-        command = f"tailrace eval sessions --data {data.name} --seed {seed}"
-        if sample < 1.0:
-            command += f" --sample {sample}"
-        if periods:
-            command += f" --periods {periods}"
-        if ablation:
-            command += " --ablation"
-        report.write_section(out, found, command, commit())
+    command = f"tailrace eval sessions --data {data.name} --seed {seed}"
+    if sample < 1.0:
+        command += f" --sample {sample}"
+    if periods:
+        command += f" --periods {periods}"
+    if ablation:
+        command += " --ablation"
     if plot is not None:
         plot.parent.mkdir(parents=True, exist_ok=True)
         plot.write_text(found.chart(), encoding="utf-8")
-    if as_json:
-        typer.echo(json.dumps(found.to_dict()))
-    else:
-        show_table(found.table(), 2)
-        show_remarks(found.remarks())
+    publish(found, command, out, as_json=as_json)
