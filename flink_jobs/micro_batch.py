@@ -40,9 +40,12 @@ class RankingPace:
         Least distance of two rankings that views ask for.
     max_interval_ms
         Bound of the distance that every ranking keeps under load.
+    lag_ignored_ms
+        Up to this wait nothing stretches: a ranking that is put off costs more than one at once, so short queues
+        drain sooner without.
     """
 
-    def __init__(self, view_interval_ms: int, max_interval_ms: int, lag_ignored_ms: int = 500) -> None:
+    def __init__(self, view_interval_ms: int, max_interval_ms: int, lag_ignored_ms: int = 2_000) -> None:
         self.view_interval_ms = view_interval_ms
         self.max_interval_ms = max_interval_ms
         self.lag_ignored_ms = lag_ignored_ms

@@ -20,7 +20,7 @@ from schemas import topics
 EVENTS, CONTROL, CREDITS = topics.EVENTS.name, topics.CONTROL.name, topics.CREDITS.name
 SESSIONS = topics.SESSIONS.name
 
-FETCH = {EVENTS: (32_768, 20), CONTROL: (1, 500), CREDITS: (1, 500), SESSIONS: (32_768, 500)}
+FETCH = {EVENTS: (65_536, 50), CONTROL: (1, 500), CREDITS: (1, 500), SESSIONS: (32_768, 500)}
 """Bytes that a fetch waits for, and for how many ms: events come all the time, and otherwise every few of them
 would cost a request; the others are rare, and an answer that nothing came costs as much as one with a record."""
 

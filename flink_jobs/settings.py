@@ -78,8 +78,8 @@ class Job(_Section):
 
     shards: int = Field(16, ge=1, le=32_768, description="= max parallelism; fixed for a deployment")
     parallelism: int = Field(2, ge=1)
-    batch_ms: int = Field(50, ge=1, description="micro-batch gathered in the JVM")
-    bundle_ms: int = Field(40, ge=1, description="python.fn-execution.bundle.time of the rank UDF")
+    batch_ms: int = Field(100, ge=1, description="micro-batch gathered in the JVM")
+    bundle_ms: int = Field(100, ge=1, description="python.fn-execution.bundle.time of the rank UDF")
     bundle_size: int = Field(2_000, ge=1)
     checkpoint_interval_ms: int = Field(10_000, ge=100)
     checkpoint_timeout_ms: int = Field(120_000, ge=1_000)

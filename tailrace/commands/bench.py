@@ -33,7 +33,7 @@ def smoke(
     out: Annotated[Path | None, typer.Option(help="Write the figures to this file too.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Throughput, cost, freshness, bytes and recovery, on a stack of its own; about eight minutes."""
+    """Throughput, cost, freshness, bytes and recovery, on a stack of its own; about nine minutes."""
     from benchmarks import smoke as bench
     from model_export.sources.event_log import file_sha256
     from tailrace.demo_model import ensure_bundle
