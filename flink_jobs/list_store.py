@@ -9,6 +9,7 @@ CPU-µs dearer in the store, which has one thread for everyone, and as MessagePa
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
@@ -19,6 +20,7 @@ import redis
 from flink_jobs.list_columns import EncodedEntries
 from flink_jobs.list_entry import EraseEntry, ListEntry, Outcome, as_outcome, as_pieces
 from flink_jobs.model_views import write_items
+from flink_jobs.settings import Redis, load
 from schemas.records import Item, ServedList
 from schemas.redis_keys import stats_key, user_keys
 
@@ -69,6 +71,12 @@ def connect(url: str, password: str | None = None, cluster: bool = False, timeou
         socket_keepalive=True,
         protocol=2,
     )
+
+
+def connect_as_worker(settings: Redis) -> Any:
+    """Connect as a job's worker does: the password comes from its own environment, never with the job."""
+    password = load(environment=dict(os.environ)).redis.password
+    return connect(settings.url, None if password is None else password.get_secret_value(), settings.cluster)
 
 
 class ListStore:

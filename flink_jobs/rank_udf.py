@@ -22,10 +22,10 @@ from pyflink.table.udf import FunctionContext, ScalarFunction
 from flink_jobs.catalogue_feed import CatalogueFeed
 from flink_jobs.list_columns import encode_entries, encode_served
 from flink_jobs.list_entry import KEPT, EraseEntry, as_outcome
-from flink_jobs.list_store import ListStore, connect
+from flink_jobs.list_store import ListStore, connect_as_worker
 from flink_jobs.model_store import ModelStore
 from flink_jobs.output_rows import COUNTS, ERASE, PRELOAD, RANK
-from flink_jobs.settings import Settings, load
+from flink_jobs.settings import Settings
 from flink_jobs.user_shell import JOB, wall_clock_ms
 from schemas.codec import Codec, encode
 from schemas.ids import split_user_key
@@ -59,10 +59,7 @@ class RankLists(ScalarFunction):
     def open(self, function_context: FunctionContext) -> None:
         """Connect to the store and read the catalogue to its end."""
         store, model = self._settings.redis, self._settings.model
-        password = load(environment=dict(os.environ)).redis.password
-        self._client = connect(
-            store.url, password.get_secret_value() if password is not None else None, store.cluster
-        )
+        self._client = connect_as_worker(store)
         self._store = ListStore(
             self._client,
             ttl_s=store.ttl_s,

@@ -58,6 +58,11 @@ def shard_keys(count: int) -> list[int]:
     return keys
 
 
+def index_of_keys(count: int) -> dict[int, int]:
+    """Return shard key → shard."""
+    return {key: shard for shard, key in enumerate(shard_keys(count))}
+
+
 def _signed(value: int) -> int:
     return value - 0x1_0000_0000 if value & 0x8000_0000 else value
 

@@ -28,7 +28,8 @@ from flink_jobs.recommend import DEAD_LETTERS, configuration, kafka_sink
 from flink_jobs.settings import Settings
 from flink_jobs.shards import shard_keys
 from flink_jobs.similarity_items import ItemShell
-from flink_jobs.similarity_sessions import DEAD_LETTER, JOB, PACKET, SOURCES, SessionShell
+from flink_jobs.similarity_sessions import DEAD_LETTER, PACKET, SOURCES, SessionShell
+from flink_jobs.similarity_store import JOB
 
 
 def build(settings: Settings) -> StreamExecutionEnvironment:

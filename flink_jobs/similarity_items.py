@@ -29,7 +29,7 @@ from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
 
 from flink_jobs.settings import Settings
 from flink_jobs.shard_record import ShardRecord
-from flink_jobs.shards import shard_keys
+from flink_jobs.shards import index_of_keys
 from flink_jobs.shipped_code import by_own_code
 from flink_jobs.similarity_store import open_store
 from udfs.similarity.contribution import unpack_packets
@@ -70,7 +70,7 @@ class ItemShell(KeyedProcessFunction):
         self._items = runtime_context.get_map_state(MapStateDescriptor("items", Types.LONG(), blob))
         self._pending = runtime_context.get_state(ValueStateDescriptor("pending", blob))
         self._record = runtime_context.get_state(ValueStateDescriptor("shard", blob))
-        self._index_of_key = {key: index for index, key in enumerate(shard_keys(self._settings.job.shards))}
+        self._index_of_key = index_of_keys(self._settings.job.shards)
         self._half_lives = HalfLives(similarity.half_life_ms, similarity.trend_half_life_ms)
         self._shards: dict[int, _Shard] = {}
         self._store = open_store(self._settings)

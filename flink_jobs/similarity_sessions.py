@@ -23,23 +23,23 @@ from pyflink.common import Row, Types
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext
 from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
 
-from flink_jobs.kafka_key import key_bytes
+from flink_jobs import time_wheel
+from flink_jobs.dead_letter import dead_letter
 from flink_jobs.prefix import CONTROL, EVERY_SHARD_PREFIX, SESSIONS, SOURCE_STRIDE
 from flink_jobs.settings import Settings
 from flink_jobs.shard_record import ShardRecord
-from flink_jobs.shards import shard_keys
+from flink_jobs.shards import index_of_keys
 from flink_jobs.shipped_code import by_own_code
-from flink_jobs.similarity_store import open_store
-from schemas.codec import Codec, encode
+from flink_jobs.similarity_store import JOB, open_store
+from schemas.codec import Codec
 from schemas.ids import check_id, user_key
-from schemas.records import DeadLetter, SessionDelta
+from schemas.records import SessionDelta
 from schemas.refusal import Refused
 from schemas.validation import validate_control
 from udfs.similarity.basket import Basket
 from udfs.similarity.contribution import pack_packet
 from udfs.similarity.session_step import step
 
-JOB = "similarity"
 SOURCES = (SESSIONS, CONTROL)
 DEAD_LETTER, PACKET = range(2)
 """Kinds of output rows."""
@@ -79,7 +79,7 @@ class SessionShell(KeyedProcessFunction):
         self._wheel = runtime_context.get_map_state(MapStateDescriptor("wheel", Types.LONG(), blob))
         self._shard = runtime_context.get_state(ValueStateDescriptor("shard", blob))
         self._count_of_shards = self._settings.job.shards
-        self._index_of_key = {key: index for index, key in enumerate(shard_keys(self._count_of_shards))}
+        self._index_of_key = index_of_keys(self._count_of_shards)
         self._codec = Codec(self._settings.kafka.schema_ids)
         self._store = open_store(self._settings)
 
@@ -106,9 +106,7 @@ class SessionShell(KeyedProcessFunction):
                     continue  # the recommend job has sent it to the dead letters
                 work.shard.count(f"refused_{refused.reason}")
                 place = (topic, partition % SOURCE_STRIDE, offset, at_ms)
-                raw_key = key_bytes(key)
-                letter = DeadLetter(*place, raw_key, payload, refused.reason, refused.detail, JOB)
-                yield Row(DEAD_LETTER, 0, raw_key.decode("utf-8", "replace"), encode(letter))
+                yield Row(DEAD_LETTER, 0, *dead_letter(*place, key, payload, refused, JOB))
         for shard, packet in work.packets():
             yield Row(PACKET, shard, "", packet)
         work.close()
@@ -192,13 +190,10 @@ class _Batch:
     def close(self) -> None:
         """Forget who is due, and write what changed."""
         for bucket in self._due():
-            for key in dict.fromkeys((self._wheel.get(bucket) or b"").decode().split("\n")):
+            for key in time_wheel.take(self._wheel, bucket):
                 self._look_at(key, bucket >> 32)
-            self._wheel.remove(bucket)
         for bucket, names in self._wakes.items():
-            waiting = self._wheel.get(bucket)
-            joined = "\n".join(names).encode()
-            self._wheel.put(bucket, joined if waiting is None else waiting + b"\n" + joined)
+            time_wheel.add(self._wheel, bucket, names)
         for key, basket in self._now.items():
             data = None if basket is None else basket.encode()
             if data is None and self._before[key] is not None:
@@ -229,8 +224,6 @@ class _Batch:
         ]
 
     def _look_at(self, key: str, partition: int) -> None:
-        if not key:
-            return
         if key not in self._now:
             self._load(key)
         basket = self._now[key]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from struct import Struct
@@ -20,8 +19,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flink_jobs.list_store import ListStore, connect
-from flink_jobs.settings import Settings, load
+from flink_jobs.list_store import ListStore, connect_as_worker
+from flink_jobs.settings import Settings
 from schemas.ids import split_user_key
 from schemas.redis_keys import (
     SIMILARITY_ITEMS,
@@ -241,12 +240,10 @@ class SimilarityStore(ListStore):
 
 
 def open_store(settings: Settings) -> SimilarityStore:
-    """Connect as a worker does: the password comes from its environment."""
+    """Connect as a worker does."""
     store, similarity = settings.redis, settings.similarity
-    password = load(environment=dict(os.environ)).redis.password
-    secret = None if password is None else password.get_secret_value()
     return SimilarityStore(
-        connect(store.url, secret, store.cluster),
+        connect_as_worker(store),
         HalfLives(similarity.half_life_ms, similarity.trend_half_life_ms),
         settings.job.generation,
         similarity.list_size,

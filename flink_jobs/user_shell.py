@@ -25,18 +25,19 @@ from pyflink.common import Row, Types
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext, TimeDomain
 from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
 
+from flink_jobs import time_wheel
 from flink_jobs.arrival_delay import ArrivalDelay
-from flink_jobs.kafka_key import key_bytes
+from flink_jobs.dead_letter import dead_letter
 from flink_jobs.micro_batch import MicroBatch, RankingPace
 from flink_jobs.model_store import ModelStore
 from flink_jobs.output_rows import COUNTS, DEAD_LETTER, PRELOAD, SESSION
 from flink_jobs.prefix import CONTROL, EVERY_SHARD_PREFIX, SOURCE_STRIDE, SOURCES
 from flink_jobs.settings import Settings
 from flink_jobs.shard_record import ShardRecord
-from flink_jobs.shards import shard_keys
+from flink_jobs.shards import index_of_keys
 from flink_jobs.shipped_code import by_own_code
 from schemas.codec import Codec, encode
-from schemas.records import Control, DeadLetter
+from schemas.records import Control
 from schemas.redis_keys import format_version
 from schemas.refusal import Refused
 from schemas.validation import effective_time, validate_control, validate_credit, validate_event
@@ -78,7 +79,7 @@ class UserShell(KeyedProcessFunction):
         self._wheel = runtime_context.get_map_state(MapStateDescriptor("wheel", Types.LONG(), blob))
         self._shard = runtime_context.get_state(ValueStateDescriptor("shard", blob))
         self._shards: dict[int, ShardRecord] = {}
-        self._index_of_key = {key: index for index, key in enumerate(shard_keys(job.shards))}
+        self._index_of_key = index_of_keys(job.shards)
         self._models = ModelStore(self._settings.model)
         self._logic = UserLogic(
             LogicSettings(
@@ -110,7 +111,8 @@ class UserShell(KeyedProcessFunction):
                 if SOURCES[source] == CONTROL and key.startswith(EVERY_SHARD_PREFIX) and batch.shard.index:
                     continue  # every shard refuses it alike, the first one reports
                 batch.shard.count(f"{_REFUSED[source]}_{refused.reason}")
-                yield _dead_letter(SOURCES[source], position, at_ms, key, payload, refused)
+                letter = dead_letter(SOURCES[source], *position, at_ms, key, payload, refused, JOB)
+                yield Row(DEAD_LETTER, *letter, "", at_ms, 0)
         if self._newest_arrival_ms:
             self._delay.observe(now_ms - self._newest_arrival_ms, now_ms)
         self._pace.observe_lag(max(now_ms - window_end_ms, self._delay.lag_ms))
@@ -205,11 +207,10 @@ class UserShell(KeyedProcessFunction):
 
     def _wake(self, batch: MicroBatch, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> None:
         minute = timestamp // MINUTE_MS
-        names = (self._wheel.get(minute) or b"").split(b"\n")
-        self._wheel.remove(minute)
+        names = time_wheel.take(self._wheel, minute)
         clock_ms = ctx.timer_service().current_watermark()
-        for name in dict.fromkeys(names[:WAKES_PER_CALL]):
-            state = batch.load(name.decode()) if name else None
+        for name in names[:WAKES_PER_CALL]:
+            state = batch.load(name)
             if state is not None:
                 step = self._logic.on_wake(state, clock_ms)
                 for counted in step.counts:
@@ -217,7 +218,7 @@ class UserShell(KeyedProcessFunction):
                 batch.keep(name.decode(), step, state.newest_offset)
                 batch.rewake(name.decode(), step.wake_at_ms)
         if names[WAKES_PER_CALL:]:
-            self._wheel.put(minute, b"\n".join(names[WAKES_PER_CALL:]))
+            time_wheel.add(self._wheel, minute, names[WAKES_PER_CALL:])
             ctx.timer_service().register_event_time_timer(timestamp)
 
     def _publish_counts(self, shard: ShardRecord, now_ms: int) -> Iterator[Row]:
@@ -252,9 +253,7 @@ class UserShell(KeyedProcessFunction):
         shard, timers = batch.shard, ctx.timer_service()
         for wake_at_ms, names in batch.wakes.items():
             minute = wake_at_ms // MINUTE_MS + 1
-            waiting = self._wheel.get(minute)
-            joined = "\n".join(names).encode()
-            self._wheel.put(minute, joined if waiting is None else waiting + b"\n" + joined)
+            time_wheel.add(self._wheel, minute, names)
             timers.register_event_time_timer(minute * MINUTE_MS)
         if shard.tick_ms <= now_ms and (shard.pending or shard.counts_changed):
             wait_ms = TICK_MS if shard.pending else COUNTS_EVERY_MS
@@ -266,21 +265,3 @@ class UserShell(KeyedProcessFunction):
 def wall_clock_ms() -> int:
     """Give the time of this machine in milliseconds since 1970 UTC; no output of the logic depends on it."""
     return time.time_ns() // 1_000_000
-
-
-def _dead_letter(
-    topic: str, position: Position, at_ms: int, key: str, payload: bytes, refused: Refused
-) -> Row:
-    raw_key = key_bytes(key)
-    letter = DeadLetter(
-        topic,
-        position.partition,
-        position.offset,
-        at_ms,
-        raw_key,
-        payload,
-        refused.reason,
-        refused.detail,
-        JOB,
-    )
-    return Row(DEAD_LETTER, raw_key.decode("utf-8", "replace"), encode(letter), "", at_ms, 0)

@@ -11,6 +11,7 @@ from pyflink.datastream import TimeDomain
 
 from flink_jobs.settings import Settings
 from flink_jobs.shards import shard_keys
+from tests.state_in_memory import MapState, ValueState
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # PyFlink's own, while it is imported
@@ -19,25 +20,6 @@ with warnings.catch_warnings():
     from flink_jobs.user_shell import UserShell
 
 __all__ = ["CONTROL", "EVENTS", "ShellInMemory", "of_kind", "user_shell"]
-
-
-class _MapState(dict[Any, Any]):
-    def put(self, key: Any, value: Any) -> None:
-        self[key] = value
-
-    def remove(self, key: Any) -> None:
-        self.pop(key, None)
-
-
-class _ValueState:
-    def __init__(self) -> None:
-        self._value: Any = None
-
-    def value(self) -> Any:
-        return self._value
-
-    def update(self, value: Any) -> None:
-        self._value = value
 
 
 class ShellInMemory:
@@ -71,11 +53,11 @@ class ShellInMemory:
 
     # --- what Flink gives the function --------------------------------------------------------------------
 
-    def get_map_state(self, descriptor: Any) -> _MapState:
-        return self.states.setdefault(descriptor.name, _MapState())
+    def get_map_state(self, descriptor: Any) -> MapState:
+        return self.states.setdefault(descriptor.name, MapState())
 
-    def get_state(self, descriptor: Any) -> _ValueState:
-        return self.states.setdefault(descriptor.name, _ValueState())
+    def get_state(self, descriptor: Any) -> ValueState:
+        return self.states.setdefault(descriptor.name, ValueState())
 
     def get_current_key(self) -> int:
         return shard_keys(1)[0]

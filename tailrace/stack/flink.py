@@ -141,7 +141,14 @@ def _service(settings: Settings, java: Java, name: str, main_class: str, options
     opens = flink_configuration(settings, wheel_folder())["env.java.opts.all"].split()
     # The JobManager only coordinates: the second compiler takes from the job's cores what it never gives back.
     compilers = ["-XX:TieredStopAtLevel=1"] if role == "JM" else []
-    command = [str(java.binary), "-XX:+IgnoreUnrecognizedVMOptions", "-XX:+UseG1GC", *compilers, *heap, *opens]
+    command = [
+        str(java.binary),
+        "-XX:+IgnoreUnrecognizedVMOptions",
+        "-XX:+UseG1GC",
+        *compilers,
+        *heap,
+        *opens,
+    ]
     command += [f"-Dlog4j.configurationFile=file:{conf / 'log4j.properties'}", f"-Dlog.file={log}"]
     command += ["-classpath", _class_path(lib), main_class, "--configDir", str(conf), *sizes]
     for option in [f"io.tmp.dirs={scratch}", *options]:

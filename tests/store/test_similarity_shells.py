@@ -17,6 +17,7 @@ from schemas.ids import user_key
 from schemas.records import Control, SessionDelta
 from schemas.redis_keys import item_bought_key, item_features_key, item_sim_key, stats_key
 from tailrace.job_counts import sum_counts
+from tests.state_in_memory import MapState, ValueState
 from udfs.similarity.count_kernel import HalfLives
 from udfs.similarity.reference import ReferenceCounts
 from udfs.similarity.session_step import item_key
@@ -31,25 +32,6 @@ SHARDS = 4
 HOUR_MS = 3_600_000
 START_MS = 1_763_700_000_000
 USERS, ITEMS = 40, 60
-
-
-class _Map(dict[Any, Any]):
-    def put(self, key: Any, value: Any) -> None:
-        self[key] = value
-
-    def remove(self, key: Any) -> None:
-        self.pop(key, None)
-
-
-class _Value:
-    def __init__(self) -> None:
-        self._value: Any = None
-
-    def value(self) -> Any:
-        return self._value
-
-    def update(self, value: Any) -> None:
-        self._value = value
 
 
 class _State:
@@ -81,10 +63,10 @@ class Task:
         assert list(self._function.on_timer(0, self)) == []
 
     def get_map_state(self, descriptor: Any) -> _State:
-        return _State(self, _Map, descriptor.name)
+        return _State(self, MapState, descriptor.name)
 
     def get_state(self, descriptor: Any) -> _State:
-        return _State(self, _Value, descriptor.name)
+        return _State(self, ValueState, descriptor.name)
 
     def get_current_key(self) -> int:
         return self.key

@@ -7,6 +7,7 @@ from flink_jobs.micro_batch import MicroBatch, RankingPace
 from flink_jobs.output_rows import ERASE, RANK
 from flink_jobs.shard_record import ShardRecord
 from schemas.records import Event
+from tests.state_in_memory import MapState
 from udfs.user_logic import LogicSettings, Position, Urgency, UserLogic
 from udfs.user_state import UserState
 
@@ -14,21 +15,11 @@ KEY = "default/u1"
 LOGIC = UserLogic(LogicSettings(), {})
 
 
-class MapStateInMemory(dict[str, bytes]):
-    """A dictionary with the calls of Flink's map state."""
-
-    def put(self, key: str, value: bytes) -> None:
-        self[key] = value
-
-    def remove(self, key: str) -> None:
-        self.pop(key, None)
-
-
 class Shard:
     """One shard's states across batches, as Flink would hold them."""
 
     def __init__(self) -> None:
-        self.users, self.pending = MapStateInMemory(), MapStateInMemory()
+        self.users, self.pending = MapState(), MapState()
         self.record = ShardRecord(0, 1, epoch=1)
         self.pace = RankingPace(view_interval_ms=1_000, max_interval_ms=8_000)
 
