@@ -49,6 +49,7 @@ class Kafka(_Section):
             6: "Control",
             7: "Credit",
             8: "ModelPointer",
+            11: "Example",
         },
         description="Confluent header: schema id to record name",
     )

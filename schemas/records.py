@@ -148,6 +148,42 @@ class Credit(NamedTuple):
     credit_id: str
 
 
+class ExampleItem(NamedTuple):
+    """One slot of a list that the user saw, and what came of it."""
+
+    item_id: str
+    slot: int
+    position: int
+    source: str
+    score: float
+    propensity: float
+    label: str
+    reward: float
+    clicked: bool
+    carted: bool
+    bought: bool
+    dwell_s: float
+    revenue: float
+
+
+class Example(NamedTuple):
+    """One list that a user saw, with the outcomes credited to its slots."""
+
+    rec_id: str
+    tenant: str
+    user_id: str
+    version: str
+    list_time: int
+    shown_time: int
+    settled_time: int
+    epoch: int
+    model_version: str
+    variant: str
+    index_mark: int
+    items: Sequence[ExampleItem]
+    snapshot: bytes
+
+
 class ModelPointer(NamedTuple):
     """One bundle in the life of the models."""
 
@@ -159,7 +195,7 @@ class ModelPointer(NamedTuple):
     action: str
 
 
-Record = Event | Item | ServedList | SessionDelta | DeadLetter | Control | Credit | ModelPointer
+Record = Event | Item | ServedList | SessionDelta | DeadLetter | Control | Credit | ModelPointer | Example
 
 # Name in the schema -> class, of every record that can stand alone in a message.
 MESSAGES: Final[dict[str, type[Record]]] = {
@@ -171,6 +207,11 @@ MESSAGES: Final[dict[str, type[Record]]] = {
     "Control": Control,
     "Credit": Credit,
     "ModelPointer": ModelPointer,
+    "Example": Example,
 }
 # ... and of the records inside them.
-PARTS: Final[dict[str, type[EventItem | ServedItem]]] = {"EventItem": EventItem, "ServedItem": ServedItem}
+PARTS: Final[dict[str, type[EventItem | ServedItem | ExampleItem]]] = {
+    "EventItem": EventItem,
+    "ServedItem": ServedItem,
+    "ExampleItem": ExampleItem,
+}

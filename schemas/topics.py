@@ -66,6 +66,13 @@ CREDITS: Final = Topic(
     "user",
     {"cleanup.policy": "delete", "max.message.bytes": str(MIB)},
 )
+EXAMPLES: Final = Topic(
+    "recs.examples.v1",
+    "Example",
+    "tenant/user",
+    "user",
+    {"cleanup.policy": "delete", "max.message.bytes": str(4 * MIB)},
+)
 SESSIONS: Final = Topic(
     "recs.sessions.v1",
     "SessionDelta",
@@ -96,7 +103,7 @@ MODELS: Final = Topic(
     {"cleanup.policy": "compact", "max.message.bytes": str(MIB)},
 )
 
-TOPICS: Final = (EVENTS, ITEMS, CONTROL, CREDITS, SESSIONS, SERVED, DEAD_LETTERS, MODELS)
+TOPICS: Final = (EVENTS, ITEMS, CONTROL, CREDITS, SESSIONS, SERVED, DEAD_LETTERS, MODELS, EXAMPLES)
 
 
 def topic_config(topic: Topic, *, retention_ms: int, max_future_ms: int) -> dict[str, str]:

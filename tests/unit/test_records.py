@@ -91,6 +91,7 @@ def test_topics_take_their_settings():
         "recs.served.v1": 8,
         "recs.dead-letters.v1": 1,
         "recs.models.v1": 1,
+        "recs.examples.v1": 8,
     }
 
 
