@@ -112,7 +112,7 @@ def _snapshot(index: ItemIndex, user_id: str, rng: np.random.Generator) -> Snaps
     return Snapshot(user_key("default", user_id), "default", user_id, version, NOW_MS, EPOCH, state.encode())
 
 
-def write(path: Path, n: int, dimension: int, trees: int = 60, depth: int = 5, seed: int = 0) -> Bundle:
+def write(path: Path, n: int, dimension: int, trees: int = 60, depth: int = 4, seed: int = 0) -> Bundle:
     """Write and open a bundle of n items, its ranker learnt from what 2,000 made-up users seem to want."""
     rng = np.random.default_rng(seed)
     arrays = items(n, dimension, rng)
