@@ -18,6 +18,17 @@ REASONS: Final[dict[str, str]] = {
     "missing_field": "a field that this kind of record needs is absent",
     "no_bundle": "no model bundle is there to rank with",
     "bad_control": "a control record that does not say what its kind needs",
+    "unknown_line": "an edge update for a model line that is not learnt here",
+    "wrong_shape": "an edge update whose payload has not the wanted dimension",
+    "wrong_terms": "an edge update made under other privacy terms than those of its base version",
+    "unknown_base": "an edge update whose base version was not released yet",
+    "stale_update": "an edge update whose base version is too old",
+    "norm_too_large": "an edge update longer than clip and noise allow",
+    "noise_missing": "an edge update without the noise that it claims",
+    "consent_missing": "an edge update without consent to personalization",
+    "revoked": "an edge update of a user who took consent back",
+    "already_contributed": "a second edge update of a user to one version, or to an older one",
+    "budget_spent": "an edge update beyond the privacy budget of its user",
 }
 
 
