@@ -49,6 +49,8 @@ class Kafka(_Section):
             6: "Control",
             7: "Credit",
             8: "ModelPointer",
+            9: "EdgeUpdate",
+            10: "EdgeModel",
             11: "Example",
         },
         description="Confluent header: schema id to record name",

@@ -195,7 +195,69 @@ class ModelPointer(NamedTuple):
     action: str
 
 
-Record = Event | Item | ServedList | SessionDelta | DeadLetter | Control | Credit | ModelPointer | Example
+class EdgeUpdate(NamedTuple):
+    """What one device adds to a model."""
+
+    update_id: str
+    tenant: str
+    user_id: str
+    client_id: str
+    model_line: str
+    base_version: int
+    mode: str
+    clip_norm: float
+    noise_multiplier: float
+    dimension: int
+    bits: int
+    step: int
+    payload: bytes
+    within_clip: bool | None
+    consent: str
+
+
+class EdgeModel(NamedTuple):
+    """One version of a model that devices learn, with the privacy under which it was made."""
+
+    model_line: str
+    version: int
+    parent: int
+    dimension: int
+    weights: bytes
+    mode: str
+    cohort_size: int
+    cohort_min: int
+    cohort_digest: str
+    clip_norm: float
+    noise_multiplier: float
+    next_clip_norm: float
+    delta: float
+    unit: str
+    adjacency: str
+    mu: float
+    epsilon: float
+    budget_epsilon: float
+    signal_to_noise: float | None
+    clipped_share: float | None
+    mean_staleness: float
+    max_staleness: int
+    seed_key_id: str
+    trigger: str
+    released_time: int
+
+
+Record = (
+    Event
+    | Item
+    | ServedList
+    | SessionDelta
+    | DeadLetter
+    | Control
+    | Credit
+    | ModelPointer
+    | Example
+    | EdgeUpdate
+    | EdgeModel
+)
 
 # Name in the schema -> class, of every record that can stand alone in a message.
 MESSAGES: Final[dict[str, type[Record]]] = {
@@ -208,6 +270,8 @@ MESSAGES: Final[dict[str, type[Record]]] = {
     "Credit": Credit,
     "ModelPointer": ModelPointer,
     "Example": Example,
+    "EdgeUpdate": EdgeUpdate,
+    "EdgeModel": EdgeModel,
 }
 # ... and of the records inside them.
 PARTS: Final[dict[str, type[EventItem | ServedItem | ExampleItem]]] = {

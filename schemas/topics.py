@@ -103,7 +103,35 @@ MODELS: Final = Topic(
     {"cleanup.policy": "compact", "max.message.bytes": str(MIB)},
 )
 
-TOPICS: Final = (EVENTS, ITEMS, CONTROL, CREDITS, SESSIONS, SERVED, DEAD_LETTERS, MODELS, EXAMPLES)
+EDGE_UPDATES: Final = Topic(
+    "edge.updates.v1",
+    "EdgeUpdate",
+    "tenant/user",
+    "user",
+    # A table of 320,000 numbers at 32 bits.
+    {"cleanup.policy": "delete", "max.message.bytes": str(2 * MIB)},
+)
+EDGE_MODELS: Final = Topic(
+    "edge.models.v1",
+    "EdgeModel",
+    "model_line/version",
+    "one",
+    {"cleanup.policy": "compact", "max.message.bytes": str(4 * MIB)},
+)
+
+TOPICS: Final = (
+    EVENTS,
+    ITEMS,
+    CONTROL,
+    CREDITS,
+    SESSIONS,
+    SERVED,
+    DEAD_LETTERS,
+    MODELS,
+    EXAMPLES,
+    EDGE_UPDATES,
+    EDGE_MODELS,
+)
 
 
 def topic_config(topic: Topic, *, retention_ms: int, max_future_ms: int) -> dict[str, str]:

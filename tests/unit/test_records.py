@@ -92,6 +92,8 @@ def test_topics_take_their_settings():
         "recs.dead-letters.v1": 1,
         "recs.models.v1": 1,
         "recs.examples.v1": 8,
+        "edge.updates.v1": 8,
+        "edge.models.v1": 1,
     }
 
 
