@@ -14,6 +14,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from udfs.bandits.evidence import add_evidence, held
+from udfs.bandits.shares import check_floor, mix_with_floor
 from udfs.kernel_cache import kernel
 from udfs.user_state import SOURCES
 
@@ -30,7 +32,6 @@ GRID: Final = 192
 _THETA = (np.arange(GRID) + 0.5) * (np.pi / 2 / GRID)
 _LOG_X = 2.0 * np.log(np.sin(_THETA))
 _LOG_1_X = 2.0 * np.log(np.cos(_THETA))
-_UNIT: Final = 2.0**40  # probabilities are multiples of its inverse: their sum is exact in any order
 
 
 def credit_arm(alpha: bytes, beta: bytes, arm: int, reward: float) -> tuple[bytes, bytes]:
@@ -47,12 +48,10 @@ def credit_arm(alpha: bytes, beta: bytes, arm: int, reward: float) -> tuple[byte
     """
     alphas = list(unpack(f"<{len(alpha) >> 2}f", alpha)) or list(PRIOR_ALPHA)
     betas = list(unpack(f"<{len(beta) >> 2}f", beta)) or list(PRIOR_BETA)
-    won = min(reward, 1.0) if reward > 0.0 else 0.0  # nan too: it would never leave the state
-    more = KEEP * (alphas[arm] - PRIOR_ALPHA[arm]) + won
-    less = KEEP * (betas[arm] - PRIOR_BETA[arm]) + 1.0 - won
-    shrink = min(1.0, MAX_EVIDENCE / (more + less)) if more + less > 0 else 1.0
-    alphas[arm] = PRIOR_ALPHA[arm] + more * shrink
-    betas[arm] = PRIOR_BETA[arm] + less * shrink
+    more, less = alphas[arm] - PRIOR_ALPHA[arm], betas[arm] - PRIOR_BETA[arm]
+    more, less = add_evidence(more, less, held(reward), KEEP, MAX_EVIDENCE)
+    alphas[arm] = PRIOR_ALPHA[arm] + more
+    betas[arm] = PRIOR_BETA[arm] + less
     return pack(f"<{len(alphas)}f", *alphas), pack(f"<{len(betas)}f", *betas)
 
 
@@ -92,17 +91,13 @@ def arm_probabilities(
     1.0
     """
     arms = len(alpha)
-    _check_floor(floor, arms)
+    check_floor(floor, arms)
     log_density = (alpha[:, None] - 0.5) * _LOG_X + (beta[:, None] - 0.5) * _LOG_1_X
     mass = np.exp(log_density - log_density.max(axis=1, keepdims=True))
     mass /= mass.sum(axis=1, keepdims=True)
     below = np.cumsum(mass, axis=1) - mass / 2
     best = np.array([(mass[k] * np.delete(below, k, axis=0).prod(axis=0)).sum() for k in range(arms)])
-    mixed = floor + (1.0 - arms * floor) * best / best.sum()
-    units = np.ceil(mixed * _UNIT)
-    top = int(np.argmax(mixed))
-    units[top] = _UNIT - (units.sum() - units[top])
-    return np.asarray(units / _UNIT)
+    return mix_with_floor(best, floor)
 
 
 def arm_probabilities_batch(
@@ -122,14 +117,9 @@ def arm_probabilities_batch(
     p
         float64 (B, K).
     """
-    _check_floor(floor, alpha.shape[1])
+    check_floor(floor, alpha.shape[1])
     wide = np.ascontiguousarray(alpha, np.float64), np.ascontiguousarray(beta, np.float64)
     return _probability_rows(*wide, floor, _LOG_X, _LOG_1_X)
-
-
-def _check_floor(floor: float, arms: int) -> None:
-    if not 0.0 <= floor <= 0.9 / arms:
-        raise ValueError(f"floor: wanted 0 to {0.9 / arms:.3f} for {arms} arms, got {floor}")
 
 
 @kernel

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from udfs.bandit import KEEP, MAX_EVIDENCE, PRIOR_ALPHA, PRIOR_BETA, arm_probabilities_batch
+from udfs.bandits.evidence import add_evidence
 
 FLOOR_SHARE = 0.05
 """Of all slots, spread evenly: the engine's floor of .01 for each of five arms."""
@@ -109,7 +110,7 @@ class Thompson:
     def learn(self, position: int, item: int, reward: float) -> None:
         """Update one arm's posterior as `udfs.bandit.credit_arm` does."""
         row = position if self._settings.by_position else 0
-        more = self._settings.keep * self._more[row, item] + reward
-        less = self._settings.keep * self._less[row, item] + 1.0 - reward
-        shrink = min(1.0, self._settings.most_evidence / (more + less))
-        self._more[row, item], self._less[row, item] = more * shrink, less * shrink
+        keep, most = self._settings.keep, self._settings.most_evidence
+        self._more[row, item], self._less[row, item] = add_evidence(
+            float(self._more[row, item]), float(self._less[row, item]), reward, keep, most
+        )

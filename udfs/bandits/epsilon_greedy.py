@@ -1,0 +1,66 @@
+"""Epsilon-greedy: mostly the arm with the best mean so far, else any. Probabilities are exact.
+
+Source: Sutton and Barto, Reinforcement Learning, 2nd edition, section 2.2; Auer, Cesa-Bianchi and Fischer, Machine
+Learning 47 (2002), section 2, for a share of exploration that falls.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from udfs.bandits.evidence import Evidence
+from udfs.bandits.shares import check_floor, mix_with_floor
+
+
+@dataclass(frozen=True)
+class EpsilonGreedy:
+    """The policy.
+
+    Parameters
+    ----------
+    arms
+        K.
+    floor
+        Least probability of every arm.
+    epsilon
+        Share that goes to all arms evenly at first.
+    half_after
+        After this many plays the share is half of it, after three times as many a quarter. Infinite: it stays.
+    keep
+        What a reward leaves of the arm's earlier evidence.
+
+    Examples
+    --------
+    >>> policy = EpsilonGreedy(2, floor=0.0, epsilon=0.5, half_after=float("inf"))
+    >>> state = policy.update(policy.start(), 1, 1.0, np.empty(0))
+    >>> policy.probabilities(state, np.empty(0)).tolist()
+    [0.25, 0.75]
+    """
+
+    arms: int
+    floor: float = 0.01
+    epsilon: float = 0.5
+    half_after: float = 100.0
+    keep: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_floor(self.floor, self.arms)
+
+    def start(self) -> Evidence:
+        """Return the state of a policy that has learnt nothing."""
+        return Evidence.none(self.arms)
+
+    def probabilities(self, state: Evidence, context: NDArray[np.float64]) -> NDArray[np.float64]:
+        """See `udfs.bandits.policy.Policy`; arms with equal means share evenly."""
+        plays = state.plays
+        means = state.won / np.maximum(plays, 1e-300)
+        best = means >= means.max() - 1e-12
+        share = self.epsilon / (1.0 + float(plays.sum()) / self.half_after)
+        return mix_with_floor(share / self.arms + (1.0 - share) * best / best.sum(), self.floor)
+
+    def update(self, state: Evidence, arm: int, reward: float, context: NDArray[np.float64]) -> Evidence:
+        """See `udfs.bandits.policy.Policy`."""
+        return state.after(arm, reward, self.keep)

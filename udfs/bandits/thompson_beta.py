@@ -1,0 +1,82 @@
+"""Thompson sampling with a Beta posterior an arm: each is played as likely as it is the best.
+
+That likelihood is integrated on the grid of `udfs.bandit`, not sampled: no random error. Against a grid sixteen times
+as fine it is off by less than .002 where arms have up to 400 rounds of evidence, and by less than .01 up to
+`MAX_EVIDENCE`: seen on random posteriors, tests/unit/test_bandits_numbers.py repeats it. What is drawn is drawn from
+these numbers, so a logged propensity is exact all the same.
+
+Source: Thompson, Biometrika 25 (1933); Chapelle and Li, NIPS 2011.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from udfs.bandit import arm_probabilities_batch
+from udfs.bandits.evidence import Evidence
+from udfs.bandits.shares import check_floor
+
+MAX_EVIDENCE: Final = 4_000.0
+"""Beyond it a posterior is narrower than three cells of the grid."""
+
+
+@dataclass(frozen=True)
+class ThompsonBeta:
+    """The policy.
+
+    Parameters
+    ----------
+    arms
+        K.
+    floor
+        Least probability of every arm.
+    prior_won, prior_lost
+        Of every arm's Beta.
+    keep
+        What a reward leaves of the arm's earlier evidence.
+    most_evidence
+        Cap of an arm's evidence, at most `MAX_EVIDENCE`.
+
+    Raises
+    ------
+    ValueError
+        For a prior that is not above 0, or a cap that the grid does not resolve.
+
+    Examples
+    --------
+    >>> policy = ThompsonBeta(2, floor=0.0)
+    >>> state = policy.update(policy.start(), 1, 1.0, np.empty(0))
+    >>> policy.probabilities(state, np.empty(0)).round(3).tolist()  # P(x < y), x uniform and y with density 2 y
+    [0.333, 0.667]
+    """
+
+    arms: int
+    floor: float = 0.01
+    prior_won: float = 1.0
+    prior_lost: float = 1.0
+    keep: float = 1.0
+    most_evidence: float = 400.0
+
+    def __post_init__(self) -> None:
+        check_floor(self.floor, self.arms)
+        if not (self.prior_won > 0 and self.prior_lost > 0):
+            raise ValueError(f"prior: wanted above 0, got {self.prior_won} and {self.prior_lost}")
+        if not 0 < self.most_evidence <= MAX_EVIDENCE:
+            raise ValueError(f"most_evidence: wanted up to {MAX_EVIDENCE:.0f}, got {self.most_evidence}")
+
+    def start(self) -> Evidence:
+        """Return the state of a policy that has learnt nothing."""
+        return Evidence.none(self.arms)
+
+    def probabilities(self, state: Evidence, context: NDArray[np.float64]) -> NDArray[np.float64]:
+        """See `udfs.bandits.policy.Policy`."""
+        alpha, beta = self.prior_won + state.won, self.prior_lost + state.lost
+        return np.asarray(arm_probabilities_batch(alpha[None], beta[None], self.floor)[0])
+
+    def update(self, state: Evidence, arm: int, reward: float, context: NDArray[np.float64]) -> Evidence:
+        """See `udfs.bandits.policy.Policy`."""
+        return state.after(arm, reward, self.keep, self.most_evidence)

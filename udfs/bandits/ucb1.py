@@ -1,0 +1,65 @@
+"""UCB1: the arm whose mean could be the best, by an upper confidence bound. Probabilities are exact.
+
+Source: Auer, Cesa-Bianchi and Fischer, "Finite-time analysis of the multiarmed bandit problem", Machine Learning 47
+(2002), figure 1. With `keep` below 1: Garivier and Moulines, ALT 2011 (discounted UCB).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from udfs.bandits.evidence import Evidence
+from udfs.bandits.shares import check_floor, share_of_best
+
+
+@dataclass(frozen=True)
+class Ucb1:
+    """The policy.
+
+    Parameters
+    ----------
+    arms
+        K.
+    floor
+        Least probability of every arm; the paper's policy has none.
+    width
+        Factor of the bound's width. 1 is the paper's, for rewards anywhere in [0, 1]; clicks vary less.
+    keep
+        What a reward leaves of the arm's earlier evidence.
+
+    Examples
+    --------
+    Arms that were never played come first:
+
+    >>> policy = Ucb1(3, floor=0.0)
+    >>> policy.probabilities(policy.update(policy.start(), 0, 1.0, np.empty(0)), np.empty(0)).tolist()
+    [0.0, 0.5, 0.5]
+    """
+
+    arms: int
+    floor: float = 0.01
+    width: float = 1.0
+    keep: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_floor(self.floor, self.arms)
+
+    def start(self) -> Evidence:
+        """Return the state of a policy that has learnt nothing."""
+        return Evidence.none(self.arms)
+
+    def probabilities(self, state: Evidence, context: NDArray[np.float64]) -> NDArray[np.float64]:
+        """See `udfs.bandits.policy.Policy`; arms with equal bounds share evenly."""
+        plays = state.plays
+        played = np.maximum(plays, 1e-300)
+        log = 2.0 * math.log(max(float(plays.sum()), 1.0))
+        bounds = np.where(plays > 0.0, state.won / played + self.width * np.sqrt(log / played), np.inf)
+        return share_of_best(bounds, self.floor)
+
+    def update(self, state: Evidence, arm: int, reward: float, context: NDArray[np.float64]) -> Evidence:
+        """See `udfs.bandits.policy.Policy`."""
+        return state.after(arm, reward, self.keep)
