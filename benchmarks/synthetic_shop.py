@@ -98,6 +98,7 @@ def _snapshot(index: ItemIndex, user_id: str, rng: np.random.Generator) -> Snaps
         bought_seconds=np.sort(now_s - rng.integers(2, 80, len(np.unique(bought))) * DAY_S)
         .astype("<u4")
         .tobytes(),
+        bought_counts=(1.0 + rng.exponential(2, len(np.unique(bought)))).astype("<f4").tobytes(),
         seen_hashes=rng.choice(hashes, 64, replace=False).tobytes(),
         interest_categories=rng.choice(np.unique(category), 16, replace=False).tobytes(),
         interest_weights=rng.exponential(3, 16).astype("<f4").tobytes(),

@@ -214,6 +214,7 @@ def toy_state(
         item_types=bytes(types),
         bought_hashes=_hashes(bought),
         bought_seconds=np.full(len(bought), now_s - bought_age_s, "<u4").tobytes(),
+        bought_counts=np.ones(len(bought), "<f4").tobytes(),
         seen_hashes=_hashes(seen),
     )
 

@@ -1,4 +1,4 @@
-"""Lists with a cap, kept as packed bytes: what was seen, bought, done, and which events came already.
+"""Lists with a cap, kept as packed bytes: what was seen, done, and which events came already.
 
 Each function returns new bytes and drops the oldest entry beyond the cap. Entries of 8 bytes are 64-bit
 hashes; seconds are u32 columns beside them.
@@ -64,23 +64,3 @@ def insert(column: bytes, place: int, entry: bytes, cap: int) -> bytes:
     if at == len(column):
         return (column + entry)[-cap * width :]
     return (column[:at] + entry + column[at:])[-cap * width :]
-
-
-def insert_bought(hashes: bytes, seconds: bytes, item: bytes, second: int, cap: int) -> tuple[bytes, bytes]:
-    """Note a purchase: an item stands once, with the time of its last purchase, in time order.
-
-    Parameters
-    ----------
-    hashes, seconds
-        u64 and u32 columns, oldest purchase first.
-    item, second
-        The item bought (u64) and when.
-    """
-    at = find(hashes, item)
-    if at >= 0:
-        if _unpack_u32(seconds, at >> 1)[0] > second:
-            return hashes, seconds
-        hashes = hashes[:at] + hashes[at + 8 :]
-        seconds = seconds[: at >> 1] + seconds[(at >> 1) + 4 :]
-    place = place_in_time(seconds, second)
-    return insert(hashes, place, item, cap), insert(seconds, place, pack_u32(second), cap)

@@ -14,7 +14,8 @@ from schemas.ids import item_hash
 from schemas.records import Event, SessionDelta
 from udfs.interests import add_interest
 from udfs.item_factors import INTERACTION_WEIGHTS, ItemFactors
-from udfs.recency_set import U8_CODES, find, insert, insert_bought, pack_u32, place_in_time, seconds_of
+from udfs.purchases import insert_bought
+from udfs.recency_set import U8_CODES, find, insert, pack_u32, place_in_time, seconds_of
 from udfs.sessions import Session
 from udfs.step import Position
 from udfs.user_state import EVENT_TYPES, MAX_BOUGHT, MAX_INTERACTIONS, UserState
@@ -103,6 +104,7 @@ def apply_action(
         pending_hashes,
         item_seconds,
         bought_seconds,
+        bought_counts,
         pending_seconds,
         interest_categories,
         interest_weights,
@@ -151,9 +153,8 @@ def apply_action(
             item_seconds = insert(item_seconds, place, second_bytes, MAX_INTERACTIONS)
             item_types = insert(item_types, place, U8_CODES[code], MAX_INTERACTIONS)
             if code == PURCHASE:
-                bought_hashes, bought_seconds = insert_bought(
-                    bought_hashes, bought_seconds, item, second, MAX_BOUGHT
-                )
+                bought = (bought_hashes, bought_seconds, bought_counts)
+                bought_hashes, bought_seconds, bought_counts = insert_bought(bought, item, second, MAX_BOUGHT)
             if factors is not None:
                 category = factors.category_of(hash_value)
                 if category is None:
@@ -202,6 +203,7 @@ def apply_action(
             pending_hashes,
             item_seconds,
             bought_seconds,
+            bought_counts,
             pending_seconds,
             interest_categories,
             interest_weights,

@@ -10,8 +10,9 @@ from typing import Final, NamedTuple
 
 from schemas.records import CONSENTS as CONSENTS
 from schemas.records import EVENT_TYPES as EVENT_TYPES
+from udfs.purchases import ONCE
 
-VERSION: Final = 1
+VERSION: Final = 2
 SOURCES: Final = ("ranker", "embedding", "neighbours", "repeat", "popular")
 PERSONALIZATION: Final = CONSENTS.index("personalization")
 
@@ -32,7 +33,7 @@ HEADER_BYTES: Final = HEADER.size
 MAX_STATE_BYTES: Final = (
     HEADER_BYTES
     + (8 + 4 + 1) * MAX_INTERACTIONS
-    + (8 + 4) * MAX_BOUGHT
+    + (8 + 4 + 4) * MAX_BOUGHT
     + 8 * MAX_SEEN
     + (8 + 4) * MAX_PENDING
     + (4 + 4) * MAX_INTERESTS
@@ -79,8 +80,8 @@ class UserState(NamedTuple):
         Number of shards of the deployment that wrote this.
     item_hashes, item_seconds, item_types
         u64, u32, u8: the last interactions, oldest first; types index `EVENT_TYPES`.
-    bought_hashes, bought_seconds
-        u64, u32: items bought, oldest purchase first.
+    bought_hashes, bought_seconds, bought_counts
+        u64, u32, f32: items bought by last purchase, oldest first, and how often: see `udfs.purchases`.
     seen_hashes
         u64: items shown, the last shown at the end.
     pending_hashes, pending_seconds
@@ -119,6 +120,7 @@ class UserState(NamedTuple):
     pending_hashes: bytes
     item_seconds: bytes
     bought_seconds: bytes
+    bought_counts: bytes
     pending_seconds: bytes
     interest_categories: bytes
     interest_weights: bytes
@@ -163,7 +165,7 @@ class UserState(NamedTuple):
             For a version that this release does not read, or a length that disagrees with the counts.
         """
         if len(data) < HEADER_BYTES or data[0] != VERSION:
-            raise StateError(_why_unreadable(data))
+            data = as_of_today(data)
         (
             _,
             consent,
@@ -182,7 +184,8 @@ class UserState(NamedTuple):
         pending = seen + 8 * n_seen
         item_seconds = pending + 8 * n_pending
         bought_seconds = item_seconds + 4 * n_interactions
-        pending_seconds = bought_seconds + 4 * n_bought
+        bought_counts = bought_seconds + 4 * n_bought
+        pending_seconds = bought_counts + 4 * n_bought
         categories = pending_seconds + 4 * n_pending
         weights = categories + 4 * n_interests
         alpha = weights + 4 * n_interests
@@ -205,7 +208,8 @@ class UserState(NamedTuple):
                 data[seen:pending],
                 data[pending:item_seconds],
                 data[item_seconds:bought_seconds],
-                data[bought_seconds:pending_seconds],
+                data[bought_seconds:bought_counts],
+                data[bought_counts:pending_seconds],
                 data[pending_seconds:categories],
                 data[categories:weights],
                 data[weights:alpha],
@@ -246,6 +250,7 @@ EMPTY: Final = UserState(
     pending_hashes=b"",
     item_seconds=b"",
     bought_seconds=b"",
+    bought_counts=b"",
     pending_seconds=b"",
     interest_categories=b"",
     interest_weights=b"",
@@ -258,12 +263,35 @@ EMPTY: Final = UserState(
 """A user who may be profiled and of whom nothing is known yet."""
 
 
+def as_of_today(data: bytes) -> bytes:
+    """Return a state of any released version as bytes of `VERSION`.
+
+    Version 1 had no counts of purchases: each item it knows counts once.
+
+    Raises
+    ------
+    StateError
+        As `UserState.decode`.
+    """
+    if len(data) < HEADER_BYTES or data[0] not in (1, VERSION):
+        raise StateError(_why_unreadable(data))
+    if data[0] == VERSION:
+        return data
+    n_interactions, n_bought, n_seen, n_pending = data[2:6]
+    counts = HEADER_BYTES + (8 + 4) * (n_interactions + n_bought) + 8 * (n_seen + n_pending)
+    if len(data) < counts:
+        raise StateError(
+            f"user state: {len(data)} bytes, its counts want more; restore from an older checkpoint"
+        )
+    return bytes((VERSION,)) + data[1:counts] + n_bought * ONCE + data[counts:]
+
+
 def _why_unreadable(data: bytes) -> str:
     if not data:
         return f"user state: no bytes; wanted version {VERSION}"
-    if data[0] != VERSION:
+    if data[0] not in (1, VERSION):
         return (
-            f"user state: version {data[0]} found, this release reads version {VERSION}; "
+            f"user state: version {data[0]} found, this release reads version {VERSION} and before; "
             "run the release that wrote it, or replay under a new generation"
         )
     return f"user state: {len(data)} bytes, a header has {HEADER_BYTES}; restore from an older checkpoint"

@@ -67,6 +67,7 @@ def user_states(draw: st.DrawFn) -> UserState:
         item_types=rng.integers(1, len(EVENT_TYPES), n_items).astype(np.uint8).tobytes(),
         bought_hashes=bought.tobytes(),
         bought_seconds=np.sort(now_s + 5 - rng.exponential(3_000_000, len(bought))).astype("<u4").tobytes(),
+        bought_counts=(1.0 + rng.exponential(3, len(bought))).astype("<f4").tobytes(),
         seen_hashes=rng.permutation(hashes)[:n_seen].tobytes(),
         interest_categories=rng.permutation(categories)[:n_interests].astype("<u4").tobytes(),
         interest_weights=rng.exponential(3, min(n_interests, len(categories))).astype("<f4").tobytes(),

@@ -176,6 +176,7 @@ def test_an_item_bought_a_moment_ago_is_not_shown(bundle: Bundle) -> None:
     bought = state._replace(
         bought_hashes=np.array([item_hash(item_id(n)) for n in first[:5]], "<u8").tobytes(),
         bought_seconds=state.item_seconds[-4:] * 5,
+        bought_counts=np.ones(5, "<f4").tobytes(),
     )
     assert not set(first[:5]) & set(numbers(one(bundle, bought)))
 

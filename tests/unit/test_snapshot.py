@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from bundles import NOW_MS
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from udfs.ranking.snapshot import Snapshot, StateColumns, decode_states
-from udfs.user_state import EMPTY, MAX_STATE_BYTES, StateError, UserState
+from udfs.user_state import EMPTY, MAX_STATE_BYTES, VERSION, StateError, UserState
 
 LISTS = {
     "item_hashes": "<u8",
@@ -17,6 +19,7 @@ LISTS = {
     "item_types": "<u1",
     "bought_hashes": "<u8",
     "bought_seconds": "<u4",
+    "bought_counts": "<f4",
     "seen_hashes": "<u8",
     "interest_categories": "<u4",
     "interest_weights": "<f4",
@@ -65,6 +68,7 @@ def states(draw: st.DrawFn) -> UserState:
         pending_hashes=random.randbytes(8 * pending),
         item_seconds=random.randbytes(4 * items),
         bought_seconds=random.randbytes(4 * bought),
+        bought_counts=random.randbytes(4 * bought),
         pending_seconds=random.randbytes(4 * pending),
         interest_categories=random.randbytes(4 * interests),
         interest_weights=random.randbytes(4 * interests),
@@ -123,13 +127,24 @@ def test_no_snapshots_give_no_rows() -> None:
     assert len(decode_states([]).at_ms) == 0
 
 
+def test_a_snapshot_kept_by_an_older_release_is_read_as_its_state() -> None:
+    old = (Path(__file__).parents[1] / "fixtures" / "state" / "v1" / "typical.bin").read_bytes()
+    today = UserState.decode(old).encode()
+    found, wanted = (
+        decode_states([Snapshot("default/u", "default", "u", "", NOW_MS, 1, data)]) for data in (old, today)
+    )
+    assert found.bought_counts[0, : found.n_bought[0]].tolist() == [1.0] * 2
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
         lambda data: data[:-1],
         lambda data: data + b"\0",
         lambda data: data[:100],
-        lambda data: b"\2" + data[1:],
+        lambda data: bytes((VERSION + 1,)) + data[1:],
         lambda data: data[:2] + bytes([51]) + data[3:],
         lambda data: data[:8] + bytes([65]) + data[9:],
     ],

@@ -53,19 +53,20 @@ FULL = EMPTY._replace(
     pending_hashes=b"d" * 8 * MAX_PENDING,
     item_seconds=b"e" * 4 * MAX_INTERACTIONS,
     bought_seconds=b"f" * 4 * MAX_BOUGHT,
-    pending_seconds=b"g" * 4 * MAX_PENDING,
-    interest_categories=b"h" * 4 * MAX_INTERESTS,
-    interest_weights=b"i" * 4 * MAX_INTERESTS,
-    arm_alpha=b"j" * 4 * MAX_ARMS,
-    arm_beta=b"k" * 4 * MAX_ARMS,
-    embedding=b"l" * 2 * MAX_DIM,
-    event_ids=b"m" * 6 * MAX_EVENT_IDS,
-    item_types=b"n" * MAX_INTERACTIONS,
+    bought_counts=b"g" * 4 * MAX_BOUGHT,
+    pending_seconds=b"h" * 4 * MAX_PENDING,
+    interest_categories=b"i" * 4 * MAX_INTERESTS,
+    interest_weights=b"j" * 4 * MAX_INTERESTS,
+    arm_alpha=b"k" * 4 * MAX_ARMS,
+    arm_beta=b"l" * 4 * MAX_ARMS,
+    embedding=b"m" * 2 * MAX_DIM,
+    event_ids=b"n" * 6 * MAX_EVENT_IDS,
+    item_types=b"o" * MAX_INTERACTIONS,
 )
 
 
 def test_a_user_whose_every_list_is_full_takes_exactly_the_documented_bound():
-    assert len(FULL.encode()) == MAX_STATE_BYTES == 2610
+    assert len(FULL.encode()) == MAX_STATE_BYTES == 2866
     assert UserState.decode(FULL.encode()) == FULL
 
 
@@ -75,7 +76,7 @@ def test_every_header_field_stands_at_its_offset():
     def at(offset: int, code: str) -> object:
         return struct.unpack_from("<" + code, data, offset)[0]
 
-    assert data[:10] == bytes((1, 2, 50, 64, 64, 4, 16, 8, 64, 32))
+    assert data[:10] == bytes((2, 2, 50, 64, 64, 4, 16, 8, 64, 32))
     assert at(10, "H") == FULL.flags
     assert at(12, "I") == FULL.embedding_epoch
     longs = {16: "first_ms", 24: "last_ms", 32: "newest_offset"}
@@ -93,7 +94,7 @@ def test_every_header_field_stands_at_its_offset():
 
 def test_columns_follow_the_header_in_the_order_of_the_table():
     letters = re.sub(r"(.)\1*", r"\1", FULL.encode()[HEADER_BYTES:].decode())
-    assert letters == "abcdefghijklmn"
+    assert letters == "abcdefghijklmno"
 
 
 def test_an_unknown_version_is_an_error_that_names_both():

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from udfs.interests import HALF_LIFE_MS
 from udfs.item_factors import INTERACTION_WEIGHTS
 from udfs.kernel_cache import kernel
+from udfs.purchases import HALF_LIFE_DAYS
 from udfs.ranking.features import N_FEATURES
 from udfs.ranking.first_stage import Finalists
 from udfs.ranking.history import N_TYPES, NEIGHBOUR_ITEMS, History
@@ -21,8 +22,8 @@ from udfs.user_state import EVENT_TYPES, MAX_INTERACTIONS
     EMBEDDING_SCORE, EMBEDDING_RANK, NEIGHBOUR_SCORE, NEIGHBOUR_MAX, NEIGHBOUR_HITS, NEIGHBOUR_RANK,
     REPEAT_SCORE, REPEAT_RANK, FIRST_STAGE_SCORE, POPULARITY, TRENDING, TREND_RATIO, POPULARITY_RANK,
     PRICE, PRICE_IN_CATEGORY, REPEAT_RATE, REBUY_DAYS, FACTOR_NORM, PRICE_RELATIVE, ITEM_COUNT,
-    ITEM_WEIGHT, ITEM_AGE, ITEM_PURCHASES, BOUGHT_AGE, REBUY_DUE, IN_CART, IN_SESSION, SEEN_RECENCY,
-    LAST_SIMILARITY, CATEGORY_INTEREST, CATEGORY_SHARE, CATEGORY_RECENT, CATEGORY_SESSION,
+    ITEM_WEIGHT, ITEM_AGE, ITEM_PURCHASES, BOUGHT_AGE, BOUGHT_COUNT, REBUY_DUE, IN_CART, IN_SESSION,
+    SEEN_RECENCY, LAST_SIMILARITY, CATEGORY_INTEREST, CATEGORY_SHARE, CATEGORY_RECENT, CATEGORY_SESSION,
     CATEGORY_OF_LAST, SESSION_EVENTS, SESSION_AGE, IDLE, USER_EVENTS, USER_SESSIONS, USER_AGE,
     USER_VIEWS, CART_RATE, PURCHASE_RATE, USER_SPEND, USER_HISTORY, USER_CATEGORIES, USER_HAS_VECTOR,
     HOUR, WEEKDAY,
@@ -35,6 +36,7 @@ MAX_DUE = 4.0
 PURCHASE = EVENT_TYPES.index("purchase")
 ADD_TO_CART = EVENT_TYPES.index("add_to_cart")
 _INTEREST_DECAY = log(2.0) / HALF_LIFE_MS
+_PURCHASE_DECAY = log(2.0) / HALF_LIFE_DAYS
 
 
 def compute_features(
@@ -174,6 +176,7 @@ def _touch_features(
             k = place[row]
             days = max(at_ms - 1000 * np.int64(states.bought_seconds[user, j]), 0) / (1000.0 * SECONDS_A_DAY)
             out[user, k, BOUGHT_AGE] = log1p(days)
+            out[user, k, BOUGHT_COUNT] = log1p(states.bought_counts[user, j] * exp(-days * _PURCHASE_DECAY))
             if not np.isnan(items.rebuy_days[row]):
                 out[user, k, REBUY_DUE] = min(days / max(items.rebuy_days[row], 0.5), MAX_DUE)
         for j in range(states.n_seen[user]):

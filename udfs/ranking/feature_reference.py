@@ -109,6 +109,7 @@ def _of_history(state: UserState, at_ms: int, row: int, catalogue: CatalogueView
     price = float(catalogue.price_log[row])
     item = int(columns.hashes[row])
     bought = dict(zip(_numbers("Q", state.bought_hashes), _numbers("I", state.bought_seconds), strict=True))
+    counts = dict(zip(bought, _floats(state.bought_counts), strict=True))
     seen = _numbers("Q", state.seen_hashes)[::-1]
     bought_days = max(at_ms - 1000 * bought[item], 0) / (1000 * DAY_S) if item in bought else None
     rebuy_days = float(columns.rebuy_days[row])
@@ -120,6 +121,7 @@ def _of_history(state: UserState, at_ms: int, row: int, catalogue: CatalogueView
         "item_age": log1p(max(at_ms - 1000 * of_item[-1].at_s, 0) / 1000) if of_item else -1.0,
         "item_purchases": float(sum(one.kind == "purchase" for one in of_item)),
         "bought_age": log1p(bought_days) if bought_days is not None else -1.0,
+        "bought_count": 0.0 if bought_days is None else log1p(counts[item] * 0.5 ** (bought_days / 45)),
         "rebuy_due": min(due, 4.0) if due is not None else -1.0,
         "in_cart": float(bool(of_item) and of_item[-1].kind == "add_to_cart"),
         "in_session": float(any(_in_session(state, one) for one in of_item)),

@@ -59,6 +59,7 @@ FEATURES: tuple[Feature, ...] = (
     _feature("item_age", "log1p s", "since the last interaction with it", -1.0),
     _feature("item_purchases", "events", "of the last 50 interactions, purchases of it"),
     _feature("bought_age", "log1p days", "since it was last bought", -1.0),
+    _feature("bought_count", "log1p purchases", "of it, each halved every 45 days"),
     _feature("rebuy_due", "ratio 0..4", "days since bought over rebuy_days", -1.0),
     _feature("in_cart", "flag", "the user's newest event on it is add_to_cart"),
     _feature("in_session", "flag", "interacted with in this session"),

@@ -7,17 +7,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udfs.kernel_cache import kernel
+from udfs.purchases import HALF_LIFE_DAYS
 from udfs.ranking.item_index import ItemColumns, row_of
 from udfs.ranking.rules import bought_recently
 from udfs.ranking.snapshot import StateColumns
-from udfs.user_state import MAX_BOUGHT, MAX_INTERACTIONS, MAX_SEEN
+from udfs.user_state import EVENT_TYPES, MAX_BOUGHT, MAX_INTERACTIONS, MAX_SEEN
 
 NEIGHBOUR_ITEMS = 10
 NEIGHBOUR_DECAY = 0.85
-STRENGTH_HALF_LIFE_DAYS = 45.0
 MS_A_DAY = 86_400_000.0
 N_TYPES = 10
-_DECAY_A_DAY = log(2.0) / STRENGTH_HALF_LIFE_DAYS
+_DECAY_A_DAY = log(2.0) / HALF_LIFE_DAYS
+_PURCHASE = EVENT_TYPES.index("purchase")
 
 
 class History(NamedTuple):
@@ -108,8 +109,8 @@ def score_repeats(
 ) -> int:
     """Fill `had` and `had_score` with the items the user had; return how many. Mark those bought too lately.
 
-    The score is ``(.1 + .9 repeat_rate) * due * s / (.2 + s)``: s is the weight of what the user did with it,
-    purchases counting 1, halved every 45 days; due see `_due`, 1 for an item never bought.
+    The score is ``(.1 + .9 repeat_rate) * due * s / (1 + s)``: s is the weight of what the user did with it,
+    a purchase counting 1, halved every 45 days; due see `_due`, 1 for an item never bought.
     """
     stamp = user + 1
     at_ms = states.at_ms[user]
@@ -128,7 +129,7 @@ def score_repeats(
             scratch.strength[row] = np.float32(0.0)
         days = age_ms / MS_A_DAY
         scratch.bought_days[row] = days
-        scratch.strength[row] += np.float32(exp(-days * _DECAY_A_DAY))
+        scratch.strength[row] += states.bought_counts[user, k] * np.float32(exp(-days * _DECAY_A_DAY))
     for k in range(states.n_interactions[user]):
         row = history.item_rows[user, k]
         kind = states.item_types[user, k]
@@ -140,6 +141,8 @@ def score_repeats(
             n_had += 1
             scratch.strength[row] = np.float32(0.0)
             scratch.bought_days[row] = -1.0
+        elif kind == _PURCHASE and scratch.bought_days[row] >= 0.0:
+            continue  # counted above
         days = max(at_ms - np.int64(states.item_seconds[user, k]) * 1000, 0) / MS_A_DAY
         scratch.strength[row] += np.float32(0.2 * type_weights[kind] * exp(-days * _DECAY_A_DAY))
     for j in range(n_had):
@@ -148,7 +151,7 @@ def score_repeats(
         due = 1.0 if days < 0.0 else _due(days, items.rebuy_days[row])
         strength = scratch.strength[row]
         rate = 0.1 + 0.9 * items.repeat_rate[row]
-        scratch.had_score[j] = np.float32(rate * due * strength / (0.2 + strength))
+        scratch.had_score[j] = np.float32(rate * due * strength / (1.0 + strength))
     return n_had
 
 

@@ -17,6 +17,7 @@ from udfs.user_state import (
     MAX_SEEN,
     VERSION,
     StateError,
+    as_of_today,
 )
 
 
@@ -67,6 +68,7 @@ class StateColumns(NamedTuple):
     item_types: NDArray[np.uint8]
     bought_hashes: NDArray[np.uint64]  # (U, 64), oldest purchase first
     bought_seconds: NDArray[np.uint32]
+    bought_counts: NDArray[np.float32]
     seen_hashes: NDArray[np.uint64]  # (U, 64), shown last at the end
     interest_categories: NDArray[np.uint32]  # (U, 16)
     interest_weights: NDArray[np.float32]
@@ -92,6 +94,9 @@ def decode_states(snapshots: Sequence[Snapshot]) -> StateColumns:
         For bytes that `UserState.decode` would not read, with the user's key.
     """
     blobs = [snapshot.state for snapshot in snapshots]
+    for user, blob in enumerate(blobs):
+        if blob and blob[0] != VERSION:  # kept by an older release
+            blobs[user] = _of_today(snapshots[user])
     users = len(blobs)
     offsets = np.zeros(users + 1, np.int64)
     np.cumsum(np.fromiter(map(len, blobs), np.int64, users), out=offsets[1:])
@@ -101,9 +106,16 @@ def decode_states(snapshots: Sequence[Snapshot]) -> StateColumns:
     if unreadable >= 0:
         snapshot = snapshots[unreadable]
         raise StateError(
-            f"snapshot of {snapshot.key}: {len(snapshot.state)} bytes are not a state of version 1"
+            f"snapshot of {snapshot.key}: {len(snapshot.state)} bytes are not a state of version {VERSION}"
         )
     return columns
+
+
+def _of_today(snapshot: Snapshot) -> bytes:
+    try:
+        return as_of_today(snapshot.state)
+    except StateError as error:
+        raise StateError(f"snapshot of {snapshot.key}: {error}") from error
 
 
 def _empty(users: int) -> StateColumns:
@@ -113,6 +125,7 @@ def _empty(users: int) -> StateColumns:
         "item_types": (MAX_INTERACTIONS, np.uint8),
         "bought_hashes": (MAX_BOUGHT, np.uint64),
         "bought_seconds": (MAX_BOUGHT, np.uint32),
+        "bought_counts": (MAX_BOUGHT, np.float32),
         "seen_hashes": (MAX_SEEN, np.uint64),
         "interest_categories": (MAX_INTERESTS, np.uint32),
         "interest_weights": (MAX_INTERESTS, np.float32),
@@ -171,6 +184,7 @@ def _decode(data: NDArray[np.uint8], offsets: NDArray[np.int64], columns: StateC
 
     The byte table is that of `udfs.user_state.HEADER`.
     """
+    counts = columns.bought_counts.view(np.uint32)
     weights = columns.interest_weights.view(np.uint32)
     alpha = columns.arm_alpha.view(np.uint32)
     beta = columns.arm_beta.view(np.uint32)
@@ -197,7 +211,7 @@ def _decode(data: NDArray[np.uint8], offsets: NDArray[np.int64], columns: StateC
         if items > MAX_INTERACTIONS or bought > MAX_BOUGHT or seen > MAX_SEEN or interests > MAX_INTERESTS:
             return user
         size = (
-            13 * items + 12 * bought + 8 * seen + 12 * pending + 8 * interests + 8 * arms + 2 * dim + 6 * ids
+            13 * items + 16 * bought + 8 * seen + 12 * pending + 8 * interests + 8 * arms + 2 * dim + 6 * ids
         )
         if arms > MAX_ARMS or dim > MAX_DIM or stop - start != HEADER_BYTES + size:
             return user
@@ -234,6 +248,9 @@ def _decode(data: NDArray[np.uint8], offsets: NDArray[np.int64], columns: StateC
         at += 4 * items
         for k in range(bought):
             columns.bought_seconds[user, k] = _u32(data, at + 4 * k)
+        at += 4 * bought
+        for k in range(bought):
+            counts[user, k] = _u32(data, at + 4 * k)
         at += 4 * bought + 4 * pending
         for k in range(interests):
             columns.interest_categories[user, k] = _u32(data, at + 4 * k)
