@@ -16,7 +16,7 @@ from udfs.privacy.noise_gate import noise_band
 from udfs.privacy.quantise import Quantiser, quantiser
 from udfs.privacy.terms import Mode, Terms
 
-NORM_SLACK: Final = 1e-9
+NORM_SLACK: Final = 1e-12  # what two ways to add up squares may differ by
 DEVICE_BITS: Final = {Mode.LOCAL: 16, Mode.CENTRAL: 32, Mode.DISTRIBUTED: 32}
 """Bits a coordinate: noise hides rounding in local mode; elsewhere cutting must cost less than the noise."""
 

@@ -109,9 +109,8 @@ def empty_sum(dimension: int) -> FixedPointSum:
 def weigh(total: NDArray[np.int64], weight: float) -> NDArray[np.int64]:
     """Return a sum times a weight of at most 1, in whole units cut toward zero; a weight of 1 changes nothing.
 
-    A user's contribution moves the result by at most weight * clip + one unit a coordinate. For a stale base
-    version, whose weight is at most 1/sqrt(2), that stays below the clip as long as sqrt(d) units are less than
-    0.29 clips; `udfs.federate.line` sees to it.
+    A user's contribution moves the result by at most weight * clip + one unit a coordinate, which whoever
+    calibrates noise must count (`udfs.federate.release.largest_clip`).
     """
     if not 0.0 < weight <= 1.0:
         raise ValueError(f"weight: wanted above 0 and at most 1, got {weight}")

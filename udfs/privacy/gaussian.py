@@ -14,6 +14,7 @@ for epsilon < 1 alone and is too small at epsilon 10.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from math import erfc, exp, fsum, isfinite, log, log1p, pi, sqrt
 from typing import Final
 
@@ -77,6 +78,7 @@ def delta_of(epsilon: float, mu: float) -> float:
     return min(max(first - second, 0.0), 1.0)
 
 
+@lru_cache(maxsize=4096)
 def epsilon_of(mu: float, delta: float) -> float:
     """Smallest epsilon for which mu-GDP is (epsilon, delta)-DP, rounded up; infinite for an infinite mu.
 
@@ -101,6 +103,7 @@ def epsilon_of(mu: float, delta: float) -> float:
     return _bisect(lambda epsilon: delta_of(epsilon, mu) > delta, 0.0, high)[1]
 
 
+@lru_cache(maxsize=1024)
 def mu_of(epsilon: float, delta: float) -> float:
     """Largest mu that stays within (epsilon, delta), rounded down: what a budget holds.
 

@@ -14,6 +14,8 @@ UNIT_OF_PRIVACY: Final = "user"
 class Mode(StrEnum):
     """Where the noise is added, and so whom the user must trust.
 
+    No mode hides that a user takes part, when, and from which version: only what the contribution says.
+
     Examples
     --------
     >>> Mode("central").adjacency, Mode.LOCAL.sensitivity_clips
@@ -22,8 +24,8 @@ class Mode(StrEnum):
 
     LOCAL = "local"
     """The device adds all noise. Protects each contribution from everybody: network, broker, job, operator.
-    Replays and refusals cost nothing more, all else is computed from noised data. Does not hide that and when a
-    user takes part. The noise is by far the largest, so it suits small heads alone."""
+    All else is computed from noised data, so replays and refusals cost nothing more. The noise is by far the
+    largest, so it suits small heads alone."""
     CENTRAL = "central"
     """The job adds noise once a release. Protects the users in what is published, from those who read models.
     Does not protect from the broker, the job or its operator: they see clipped, unnoised contributions."""

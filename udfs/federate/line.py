@@ -1,0 +1,167 @@
+"""What one contribution, or the passing of time, does to a model line: pure steps from a state to the next."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.ids import user_key
+from schemas.records import EdgeModel, EdgeUpdate
+from schemas.refusal import Refused
+from udfs.federate.line_settings import LineSettings
+from udfs.federate.line_state import USER_BYTES, LineState
+from udfs.federate.release import Seed, noise_shares, release
+from udfs.federate.update_check import update_digest
+from udfs.privacy.fixed_point import empty_sum
+from udfs.privacy.terms import Mode
+from udfs.recency_set import find
+
+
+class LineStep(NamedTuple):
+    """What a step made.
+
+    Attributes
+    ----------
+    state
+        The next one.
+    released
+        Versions to publish, in order; at most two.
+    refused
+        Why the contribution is not in a sum; None if it is, or if it was a repeat.
+    wake_at_ms
+        When to call `on_wake`; None: a wake is set, or none is needed.
+    counts
+        Names of counters to raise by one.
+    """
+
+    state: LineState
+    released: tuple[EdgeModel, ...] = ()
+    refused: Refused | None = None
+    wake_at_ms: int | None = None
+    counts: tuple[str, ...] = ()
+
+
+class LineLogic:
+    """The keyed logic of one model line, fed by what `BudgetLogic` accepted.
+
+    **State** `LineState`: 8 bytes a number for the model and for each base version that the cohort has, 48 a
+    contribution. For models of some thousand numbers; a large table wants its sums split by block of rows, on
+    which sums and noise do not depend.
+
+    **Forgets** the cohort at each release, and clips of versions older than `max_staleness`.
+
+    **Order** Sums are of whole numbers: the same contributions give the same bits in any order. A version is
+    released as soon as the cohort is full; or, once its timeout has passed, with `cohort_min`, before the next
+    contribution is taken. So, of contributions in the order of time, it is the same version whether the timer
+    fires on time or late. Which contributions a cohort has depends on what came first, and a replay may see
+    another order: noise depends on the cohort, so no two cohorts share it.
+
+    **One contribution a user and cohort**: the sum's sensitivity is one clip. Checked here again, because
+    two versions of one user, each allowed by the ledger, may meet in one cohort.
+
+    Parameters
+    ----------
+    line
+        Checked by `LineSettings.checked`.
+    budget_epsilon
+        Of the ledger, for the records.
+    seed
+        What the job's noise is made with.
+    """
+
+    def __init__(self, line: LineSettings, budget_epsilon: float, seed: Seed) -> None:
+        self._line = line.checked()
+        self._budget_epsilon = budget_epsilon
+        self._seed = seed
+
+    def on_contribution(
+        self, state: LineState, update: EdgeUpdate, units: NDArray[np.int64], at_ms: int
+    ) -> LineStep:
+        """Take one contribution into its sum, and release what is due before and after.
+
+        Parameters
+        ----------
+        units
+            int64 (d,): what `check_update` read from it.
+        at_ms
+            Event time.
+        """
+        woken = self.on_wake(state, at_ms)
+        state, released = woken.state, woken.released
+        head = state.head
+        digest = update_digest(update)
+        if find(head.digests, digest) >= 0:
+            return LineStep(state, released, counts=("duplicate",))
+        refused = self._refusal(state, update)
+        if refused is not None:
+            return LineStep(state, released, refused, counts=(refused.reason,))
+        base = update.base_version
+        try:
+            partial = state.sums.get(base, empty_sum(self._line.dimension)).add(units)
+        except Refused as over:
+            return LineStep(state, released, over, counts=(over.reason,))
+        counts = dict(head.bases)
+        counts[base] = counts.get(base, 0) + 1
+        opened_ms = at_ms if head.opened_ms is None else head.opened_ms
+        head = head._replace(
+            opened_ms=opened_ms,
+            within=head.within + bool(update.within_clip),
+            bases=tuple(sorted(counts.items())),
+            users=head.users + user_name(update),
+            digests=head.digests + digest,
+        )
+        state = LineState(head, state.weights, {**state.sums, base: partial})
+        full = self._is_enough(state, self._line.cohort_size)
+        if full or (self._is_over(opened_ms, at_ms) and self._is_enough(state, self._line.cohort_min)):
+            trigger = "full" if full else "timeout"
+            state, record = release(state, self._line, self._budget_epsilon, self._seed, at_ms, trigger)
+            return LineStep(state, (*released, record), counts=("contributed", "released"))
+        wake_at_ms = opened_ms + self._line.timeout_ms if head.contributions == 1 else None
+        return LineStep(state, released, wake_at_ms=wake_at_ms, counts=("contributed",))
+
+    def on_wake(self, state: LineState, clock_ms: int) -> LineStep:
+        """Release a cohort whose time is over, if it is large enough; else the contribution that fills it does."""
+        opened_ms = state.head.opened_ms
+        if opened_ms is None or not self._is_over(opened_ms, clock_ms):
+            return LineStep(state)
+        if not self._is_enough(state, self._line.cohort_min):
+            return LineStep(state)
+        due_ms = opened_ms + self._line.timeout_ms
+        state, record = release(state, self._line, self._budget_epsilon, self._seed, due_ms, "timeout")
+        return LineStep(state, (record,), counts=("released",))
+
+    def _is_over(self, opened_ms: int, at_ms: int) -> bool:
+        return at_ms >= opened_ms + self._line.timeout_ms
+
+    def _is_enough(self, state: LineState, wanted: int) -> bool:
+        head = state.head
+        if head.contributions < wanted:
+            return False
+        # Stale shares are weighted down with their signal: the sum must still hold the whole noise.
+        return self._line.mode is not Mode.DISTRIBUTED or noise_shares(head) >= self._line.cohort_min
+
+    def _refusal(self, state: LineState, update: EdgeUpdate) -> Refused | None:
+        head = state.head
+        if update.base_version > head.version:
+            return Refused(
+                "unknown_base", f"base_version: wanted at most {head.version}, got {update.base_version}"
+            )
+        clip = head.clip_of(update.base_version)
+        if clip is None or head.version - update.base_version > self._line.max_staleness:
+            return Refused(
+                "stale_update",
+                f"base_version: wanted at most {self._line.max_staleness} behind {head.version}",
+            )
+        if update.clip_norm != clip:
+            return Refused("wrong_terms", f"clip_norm: wanted {clip!r} of version {update.base_version}")
+        if find(head.users, user_name(update)) >= 0:
+            return Refused("already_contributed", "the user is in this cohort already")
+        return None
+
+
+def user_name(update: EdgeUpdate) -> bytes:
+    """Sixteen bytes that name the user within a cohort."""
+    return sha256(user_key(update.tenant, update.user_id).encode()).digest()[:USER_BYTES]

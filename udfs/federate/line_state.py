@@ -1,0 +1,179 @@
+"""One model line between two releases: the cohort that gathers, its sums by base version, and the model."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from struct import Struct
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from udfs.privacy.fixed_point import FixedPointSum
+
+FORMAT: Final = 1
+USER_BYTES: Final = 16
+DIGEST_BYTES: Final = 32
+
+_HEAD: Final = Struct("<BxHIqqII")
+_SUM: Final = Struct("<BxxxIII")
+
+
+class LineHead(NamedTuple):
+    """What is known of a line without its numbers.
+
+    Attributes
+    ----------
+    version
+        The newest released.
+    clips
+        Clips of the newest versions, oldest first, the last that of `version`.
+    opened_ms
+        Event time of the cohort's first contribution; None: it is empty.
+    within
+        Contributions that needed no clipping, in a line whose clip adapts. Private until noise is in it.
+    bases
+        Base version and how many of the cohort start from it, in order of version.
+    users
+        16-byte names of the cohort's users.
+    digests
+        32-byte names of its updates, in the same order.
+    """
+
+    version: int
+    clips: tuple[float, ...]
+    opened_ms: int | None = None
+    within: int = 0
+    bases: tuple[tuple[int, int], ...] = ()
+    users: bytes = b""
+    digests: bytes = b""
+
+    @property
+    def contributions(self) -> int:
+        """Size of the cohort."""
+        return len(self.digests) // DIGEST_BYTES
+
+    @property
+    def cohort_digest(self) -> bytes:
+        """Name of the cohort, 32 bytes: the same in whatever order its updates came."""
+        names = sorted(
+            self.digests[at : at + DIGEST_BYTES] for at in range(0, len(self.digests), DIGEST_BYTES)
+        )
+        return sha256(b"".join(names)).digest()
+
+    def clip_of(self, base_version: int) -> float | None:
+        """Return the clip that contributions from a version have; None if it is not among those kept."""
+        place = len(self.clips) - 1 - (self.version - base_version)
+        return self.clips[place] if 0 <= place < len(self.clips) else None
+
+    def encode(self) -> bytes:
+        """Versioned bytes: 48 a contribution beside some 30.
+
+        Examples
+        --------
+        >>> head = LineHead(3, (1.0, 0.5), 17, 1, ((2, 1),), bytes(16), bytes(32))
+        >>> LineHead.decode(head.encode()) == head
+        True
+        """
+        return b"".join(
+            (
+                _HEAD.pack(
+                    FORMAT,
+                    len(self.clips),
+                    self.contributions,
+                    self.version,
+                    -1 if self.opened_ms is None else self.opened_ms,
+                    self.within,
+                    len(self.bases),
+                ),
+                np.array(self.clips, "<f8").tobytes(),
+                np.array(self.bases, "<i8").tobytes(),
+                self.users,
+                self.digests,
+            )
+        )
+
+    @classmethod
+    def decode(cls, blob: bytes) -> LineHead:
+        """Read a blob.
+
+        Raises
+        ------
+        ValueError
+            For bytes of another format, or of another length than they say.
+        """
+        _check_format("line head", blob)
+        _, n_clips, n, version, opened_ms, within, n_bases = _HEAD.unpack_from(blob)
+        at_bases = _HEAD.size + 8 * n_clips
+        at_users = at_bases + 16 * n_bases
+        at_digests = at_users + USER_BYTES * n
+        if len(blob) != at_digests + DIGEST_BYTES * n:
+            raise ValueError(f"line head: wanted {at_digests + DIGEST_BYTES * n} bytes, got {len(blob)}")
+        clips = np.frombuffer(blob, "<f8", n_clips, _HEAD.size).tolist()
+        pairs = np.frombuffer(blob, "<i8", 2 * n_bases, at_bases).reshape(-1, 2).tolist()
+        return cls(
+            version,
+            tuple(clips),
+            None if opened_ms == -1 else opened_ms,
+            within,
+            tuple((base, count) for base, count in pairs),
+            blob[at_users:at_digests],
+            blob[at_digests:],
+        )
+
+
+class LineState(NamedTuple):
+    """A line with its numbers. A job keeps the three parts apart: head, model, and a sum a base version.
+
+    Attributes
+    ----------
+    head
+        Without numbers.
+    weights
+        float64 (d,): the newest model.
+    sums
+        Base version to the sum of what starts from it. Stale ones are weighted at release, not before, so that
+        sums of masked or encrypted contributions could be weighted as well.
+    """
+
+    head: LineHead
+    weights: NDArray[np.float64]
+    sums: dict[int, FixedPointSum]
+
+
+def first_state(weights: NDArray[np.float64], clip_norm: float) -> LineState:
+    """Return version 0 of a line."""
+    return LineState(LineHead(0, (clip_norm,)), np.asarray(weights, np.float64), {})
+
+
+def encode_sum(partial: FixedPointSum) -> bytes:
+    """Versioned bytes of a partial sum: 8 a number beside 16.
+
+    Examples
+    --------
+    >>> blob = encode_sum(FixedPointSum(2, np.array([5, -7])))
+    >>> decode_sum(blob).total.tolist(), decode_sum(blob).contributions
+    ([5, -7], 2)
+    """
+    size = partial.total.size
+    return _SUM.pack(FORMAT, partial.contributions, size, 0) + partial.total.astype("<i8").tobytes()
+
+
+def decode_sum(blob: bytes) -> FixedPointSum:
+    """Read `encode_sum`.
+
+    Raises
+    ------
+    ValueError
+        For bytes of another format, or of another length than they say.
+    """
+    _check_format("partial sum", blob)
+    _, contributions, size, _ = _SUM.unpack_from(blob)
+    if len(blob) != _SUM.size + 8 * size:
+        raise ValueError(f"partial sum: wanted {_SUM.size + 8 * size} bytes, got {len(blob)}")
+    return FixedPointSum(contributions, np.frombuffer(blob, "<i8", size, _SUM.size).astype(np.int64))
+
+
+def _check_format(what: str, blob: bytes) -> None:
+    if blob[:1] != bytes([FORMAT]):
+        raise ValueError(f"{what}: wanted format {FORMAT}, got {blob[:1].hex() or 'nothing'}")
