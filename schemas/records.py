@@ -230,6 +230,7 @@ class EdgeModel(NamedTuple):
     clip_norm: float
     noise_multiplier: float
     next_clip_norm: float
+    adapts_clip: bool
     delta: float
     unit: str
     adjacency: str

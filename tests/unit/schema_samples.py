@@ -126,6 +126,7 @@ SAMPLES = {
         0.5,
         3.75,
         0.45,
+        True,
         1e-5,
         "user",
         "zero-out",

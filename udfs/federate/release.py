@@ -118,6 +118,7 @@ def release(
         clip_norm=bound,
         noise_multiplier=line.noise_multiplier,
         next_clip_norm=next_clip,
+        adapts_clip=line.adapt_clip,
         delta=line.delta,
         unit=UNIT_OF_PRIVACY,
         adjacency=line.mode.adjacency,
@@ -141,7 +142,7 @@ def first_record(state: LineState, line: LineSettings, budget_epsilon: float, at
     clip = state.head.clips[-1]
     return EdgeModel(
         line.name, 0, NO_PARENT, line.dimension, state.weights.astype("<f8").tobytes(), str(line.mode), 0,
-        line.cohort_min, "", clip, line.noise_multiplier, clip, line.delta, UNIT_OF_PRIVACY,
+        line.cohort_min, "", clip, line.noise_multiplier, clip, line.adapt_clip, line.delta, UNIT_OF_PRIVACY,
         line.mode.adjacency, line.mu, line.terms(clip).epsilon, budget_epsilon, None, None, 0.0, 0, "",
         "first", at_ms,
     )  # fmt: skip
