@@ -37,12 +37,12 @@ class SessionReport:
     counts: dict[int, dict[str, int]]
     wall_s: float
     cpu_s: float
-    protocol: str = "sessions"
+    protocol: str = "sessions"  # or "sessions --ablation", which has a section of its own
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values: our figures by setting, those of baselines and ablations by name."""
         result: dict[str, Any] = {
-            "protocol": self.protocol,
+            "protocol": "sessions",
             "data_sha256": self.sha256,
             "seed": self.seed,
             "sample": self.sample,
@@ -62,7 +62,8 @@ class SessionReport:
 
     def title(self) -> str:
         """Return the section's heading."""
-        return "Session clicks: the continual protocol"
+        ablation = " " in self.protocol
+        return f"Session clicks: {'what each part brings' if ablation else 'the continual protocol'}"
 
     def intro(self) -> str:
         """Return what is predicted from what."""
@@ -163,4 +164,5 @@ def run(
         {period: log.counts(period) for period in tested},
         time.perf_counter() - started_s,
         time.process_time() - cpu_s,
+        "sessions --ablation" if with_ablation else "sessions",
     )

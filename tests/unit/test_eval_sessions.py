@@ -204,11 +204,22 @@ def test_a_section_is_made_in_a_new_file(shop: Path, tmp_path: Path) -> None:
     assert (tmp_path / "docs" / "q.md").read_text(encoding="utf-8").startswith("# Recommendation quality")
 
 
+def test_the_ablation_has_a_section_beside_that_of_the_figures(shop: Path, tmp_path: Path) -> None:
+    log, page = read_session_log(shop), tmp_path / "q.md"
+    for ablated in (False, True, True):
+        report = run(
+            log, ("online",), range(3, 4), 0, 1.0, with_baselines=False, with_ablation=ablated, tell=None
+        )
+        write_section(page, report, "tailrace eval sessions", "abc")
+    text = page.read_text(encoding="utf-8")
+    assert [text.count(f"## Session clicks: {title}") for title in ("the continual", "what each")] == [1, 1]
+
+
 def test_the_ablation_leaves_each_part_out_and_nothing_else(shop: Path) -> None:
     log = read_session_log(shop)
     report = run(log, ("online",), range(3, 4), 0, 1.0, with_baselines=False, with_ablation=True, tell=None)
     found = report.to_dict()
-    assert len(found["ablation"]) == 7 and not found["baselines"]
+    assert found["protocol"] == "sessions" and len(found["ablation"]) == 7 and not found["baselines"]
     assert all(outcome["recall@10"] > 0.9 for outcome in found["ablation"].values())
     left_out = [make().ranker.settings for name, make in ablation(log, 0).items() if name != "without ranker"]
     assert len(set(left_out)) == len(left_out) == 6

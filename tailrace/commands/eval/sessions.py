@@ -67,10 +67,14 @@ def sessions(
             tell=tell,
         )
     command = f"tailrace eval sessions --data {data.name} --seed {seed}"
+    if setting != "both":
+        command += f" --setting {setting}"
     if sample < 1.0:
         command += f" --sample {sample}"
     if periods:
         command += f" --periods {periods}"
+    if not baselines:
+        command += " --no-baselines"
     if ablation:
         command += " --ablation"
     if plot is not None:
