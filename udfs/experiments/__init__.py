@@ -1,0 +1,1 @@
+"""Experiments: who sees which variant, what each variant earned, and when the difference is more than chance."""
