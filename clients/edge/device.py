@@ -34,7 +34,8 @@ class Policy(NamedTuple):
     modes
         Where noise may be added. Local alone by default: nobody is trusted with an unnoised change.
     budget_epsilon, delta
-        Budget of an epoch.
+        Budget of an epoch, of this device: it does not know the user's others. In local mode, where the loss
+        happens on sending, mu squared of all devices adds up; the job's ledger only stops what is learnt.
     epoch_ms
         Its length.
     least_examples

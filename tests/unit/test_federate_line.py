@@ -25,7 +25,7 @@ from udfs.federate.line import LineLogic
 from udfs.federate.line_settings import LineSettings
 from udfs.federate.line_state import LineHead, LineState, decode_sum, encode_sum, first_state
 from udfs.federate.release import Seed, first_record, largest_clip, noise_shares, staleness_weight
-from udfs.privacy.fixed_point import UNIT, FixedPointSum
+from udfs.privacy.fixed_point import MAX_COUNT, UNIT, FixedPointSum
 from udfs.privacy.terms import Mode
 
 
@@ -221,6 +221,15 @@ def test_versions_that_are_too_old_or_not_there_are_refused(version, base, reaso
     assert (step.refused.reason if step.refused else None) == reason
 
 
+def test_a_cohort_that_could_overflow_takes_no_more():
+    full = LineHead(0, (1.0,), 0, 0, ((0, MAX_COUNT),), b"u" * 16 * MAX_COUNT, b"d" * 32 * MAX_COUNT)
+    state = LineState(full, np.zeros(16), {0: FixedPointSum(MAX_COUNT, np.zeros(16, np.int64))})
+    (update,) = updates(LOCAL, 1)
+    step = LineLogic(LOCAL, 10.0, SEED).on_contribution(state, update, units_of(LOCAL, update), 0)
+    assert step.refused.reason == "bad_value"
+    assert step.state is state
+
+
 def test_staleness_weighs_as_in_fedbuff():
     assert [staleness_weight(s) for s in (0, 3, 8)] == [1.0, 0.5, pytest.approx(1 / 3)]
 
@@ -251,6 +260,7 @@ def test_the_version_is_the_same_whether_timers_fire_early_on_time_or_late(wakes
         step = logic.on_wake(state, clock_ms)
         state = step.state
         records += step.released
+    assert bool(records) == any(clock_ms >= 110 for clock_ms in wakes)
     late = updates(line, 1, prefix="late")[0]
     step = logic.on_contribution(state, late, units_of(line, late), 120)
     (record,) = [*records, *step.released]

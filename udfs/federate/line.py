@@ -15,7 +15,7 @@ from udfs.federate.line_settings import LineSettings
 from udfs.federate.line_state import USER_BYTES, LineState
 from udfs.federate.release import Seed, noise_shares, release
 from udfs.federate.update_check import update_digest
-from udfs.privacy.fixed_point import empty_sum
+from udfs.privacy.fixed_point import MAX_COUNT, empty_sum
 from udfs.privacy.terms import Mode
 from udfs.recency_set import find
 
@@ -95,7 +95,8 @@ class LineLogic:
         digest = update_digest(update)
         if find(head.digests, digest) >= 0:
             return LineStep(state, released, counts=("duplicate",))
-        refused = self._refusal(state, update)
+        user = user_name(update)
+        refused = self._refusal(state, update, user)
         if refused is not None:
             return LineStep(state, released, refused, counts=(refused.reason,))
         base = update.base_version
@@ -110,7 +111,7 @@ class LineLogic:
             opened_ms=opened_ms,
             within=head.within + bool(update.within_clip),
             bases=tuple(sorted(counts.items())),
-            users=head.users + user_name(update),
+            users=head.users + user,
             digests=head.digests + digest,
         )
         state = LineState(head, state.weights, {**state.sums, base: partial})
@@ -143,7 +144,7 @@ class LineLogic:
         # Stale shares are weighted down with their signal: the sum must still hold the whole noise.
         return self._line.mode is not Mode.DISTRIBUTED or noise_shares(head) >= self._line.cohort_min
 
-    def _refusal(self, state: LineState, update: EdgeUpdate) -> Refused | None:
+    def _refusal(self, state: LineState, update: EdgeUpdate, user: bytes) -> Refused | None:
         head = state.head
         if update.base_version > head.version:
             return Refused(
@@ -157,8 +158,10 @@ class LineLogic:
             )
         if update.clip_norm != clip:
             return Refused("wrong_terms", f"clip_norm: wanted {clip!r} of version {update.base_version}")
-        if find(head.users, user_name(update)) >= 0:
+        if find(head.users, user) >= 0:
             return Refused("already_contributed", "the user is in this cohort already")
+        if head.contributions >= MAX_COUNT:
+            return Refused("bad_value", f"wanted at most {MAX_COUNT} contributions in one cohort")
         return None
 
 

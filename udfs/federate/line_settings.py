@@ -11,7 +11,8 @@ from udfs.privacy.terms import Mode, Terms
 
 MIN_CLIP: Final = 2.0**-10
 MAX_CLIP: Final = 2.0**7
-MAX_DIMENSION: Final = 1 << 19
+MAX_DIMENSION: Final = 400_000
+"""What a record of either topic has room for, at 32 and 64 bits a number."""
 COUNT_NOISE_SHARE: Final = 1.0 / 20.0
 """Noise of the clip's count of answers, in cohorts. Source: Andrew, Thakkar, McMahan, Ramaswamy (2021)."""
 

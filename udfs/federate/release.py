@@ -154,7 +154,8 @@ def _adapted_clip(
     """Clip of the next version and the noisy share of clipped contributions; frozen once it is released.
 
     Source: Andrew et al., "Differentially Private Learning with Adaptive Clipping" (2021), algorithm 1. The
-    privacy of the count is paid for by `LineSettings.sum_noise_multiplier`.
+    privacy of the count is paid for by `LineSettings.sum_noise_multiplier`. Answers count from one half, so
+    that a contribution taken out moves the count by a half: zero-out takes the answer out with the delta.
     """
     clip = head.clips[-1]
     if not line.adapt_clip:
@@ -164,7 +165,8 @@ def _adapted_clip(
     if line.noise_multiplier > 0.0:
         # As many as a release must have at least, so that the noise does not shrink with a small cohort.
         sigma = COUNT_NOISE_SHARE * line.cohort_min
-        noise = sigma * float(keyed_gaussian(seed.key, f"{label}, clip", digest, 1)[0])
+        drawn = keyed_gaussian(seed.key, f"{label}, clip", digest, 1)
+        noise = float(from_units(noise_units(drawn, sigma))[0])
     share = (head.within + noise) / count
     adapted = clip * exp(-line.clip_rate * (share - line.clip_quantile))
     return min(max(adapted, MIN_CLIP), MAX_CLIP), min(max(1.0 - share, 0.0), 1.0)
