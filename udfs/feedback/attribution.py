@@ -67,7 +67,9 @@ def list_of(
     touched = [
         (showings[one.rec].first_ms, one.rec)
         for one in lists
-        if one.rec in showings and not why_not(outcome, one, showings[one.rec], rules)
+        if outcome.item in one.items
+        and one.rec in showings
+        and not why_not(outcome, one, showings[one.rec], rules)
     ]
     return (max(touched)[1], "") if touched else (NO_LIST, "organic")
 

@@ -159,13 +159,14 @@ class FeedbackLogic:
     def _step(self, before: FeedbackState | None, done: Settlement, *counts: str) -> FeedbackStep:
         """Return the step, with a wake if one is needed earlier than the one that is set."""
         after, examples, credits, settled = done
-        if after == _EMPTY:
+        if after is before:
+            return FeedbackStep(after, examples, credits, None, settled + counts)
+        due_ms = next_due_ms(after, self.rules)
+        if due_ms is None:
             return FeedbackStep(None, examples, credits, None, settled + counts)
-        wake_at_ms = next_due_ms(after, self.rules)
-        was_ms = None if before is None else next_due_ms(before, self.rules)
-        if wake_at_ms is not None and was_ms is not None and wake_at_ms >= was_ms:
-            wake_at_ms = None
-        return FeedbackStep(after, examples, credits, wake_at_ms, settled + counts)
+        is_set = before is not None and 0 < before.due_ms <= due_ms
+        after = after._replace(due_ms=due_ms)
+        return FeedbackStep(after, examples, credits, None if is_set else due_ms, settled + counts)
 
     def _impression(self, done: Settlement, event: Event, at_ms: int) -> Settlement:
         if event.rec_id is None:

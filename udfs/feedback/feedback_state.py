@@ -1,6 +1,7 @@
 """Everything the join keeps of one user: lists that may still be shown or answered, what was shown, what was done.
 
-Bytes of version 1, little-endian: a header (u8 version, u8 lists, u8 showings, u16 outcomes, u8 settled), then
+Bytes of version 1, little-endian: a header (u8 version, u8 lists, u8 showings, u16 outcomes, u8 settled, i64 due_ms),
+then
 
 | part | an entry |
 |---|---|
@@ -17,7 +18,7 @@ from struct import Struct
 from typing import Final, NamedTuple
 
 from udfs.feedback.outcome import Outcome
-from udfs.feedback.showing import MAX_SHOWN_ITEMS, Showing, Shown
+from udfs.feedback.showing import MAX_SHOWN_ITEMS, SHOWN_BYTES, Showing
 
 VERSION: Final = 1
 MAX_LISTS: Final = 48
@@ -28,10 +29,9 @@ MAX_SHOWINGS: Final = 64
 MAX_OUTCOMES: Final = 256
 MAX_SETTLED: Final = 32
 
-_HEADER: Final = Struct("<BBBHB")
+_HEADER: Final = Struct("<BBBHBq")
 _LIST: Final = Struct("<QqBHI")
 _SHOWING: Final = Struct("<QqB")
-_SHOWN: Final = Struct("<QqH")
 _OUTCOME: Final = Struct("<qQQQBdB")
 _SETTLED: Final = Struct("<Qq")
 
@@ -39,7 +39,7 @@ MAX_STATE_BYTES: Final = (
     _HEADER.size
     + MAX_LISTS * (_LIST.size + 8 * MAX_SLOTS)
     + MAX_LISTS_BYTES
-    + MAX_SHOWINGS * (_SHOWING.size + _SHOWN.size * MAX_SHOWN_ITEMS)
+    + MAX_SHOWINGS * (_SHOWING.size + SHOWN_BYTES * MAX_SHOWN_ITEMS)
     + MAX_OUTCOMES * _OUTCOME.size
     + MAX_SETTLED * _SETTLED.size
 )
@@ -82,12 +82,16 @@ class Settled(NamedTuple):
 
 
 class FeedbackState(NamedTuple):
-    """One user, frozen; every part sorted, so that equal contents are equal bytes."""
+    """One user, frozen; every part sorted, so that equal contents are equal bytes.
+
+    `due_ms` is when something is to be done next, by the rules in force when it was written; 0: not known.
+    """
 
     lists: tuple[KeptList, ...] = ()
     showings: tuple[Showing, ...] = ()
     outcomes: tuple[Outcome, ...] = ()
     settled: tuple[Settled, ...] = ()
+    due_ms: int = 0
 
     def encode(self) -> bytes:
         """Return the bytes of version `VERSION`, at most `MAX_STATE_BYTES`.
@@ -95,17 +99,16 @@ class FeedbackState(NamedTuple):
         Examples
         --------
         >>> FeedbackState.decode(FeedbackState().encode())
-        FeedbackState(lists=(), showings=(), outcomes=(), settled=())
+        FeedbackState(lists=(), showings=(), outcomes=(), settled=(), due_ms=0)
         """
-        lists, showings, outcomes, settled = self
-        parts = [_HEADER.pack(VERSION, len(lists), len(showings), len(outcomes), len(settled))]
+        lists, showings, outcomes, settled, due_ms = self
+        parts = [_HEADER.pack(VERSION, len(lists), len(showings), len(outcomes), len(settled), due_ms)]
         for rec, at_ms, credited, items, served in lists:
             parts.append(_LIST.pack(rec, at_ms, credited, len(items), len(served)))
             parts.append(Struct(f"<{len(items)}Q").pack(*items))
             parts.append(served)
         for rec, first_ms, shown in showings:
-            parts.append(_SHOWING.pack(rec, first_ms, len(shown)))
-            parts += [_SHOWN.pack(*entry) for entry in shown]
+            parts += (_SHOWING.pack(rec, first_ms, len(shown) // SHOWN_BYTES), shown)
         parts += [_OUTCOME.pack(*outcome) for outcome in outcomes]
         parts += [_SETTLED.pack(*entry) for entry in settled]
         return b"".join(parts)
@@ -135,7 +138,7 @@ class FeedbackState(NamedTuple):
 
 
 def _read(data: bytes) -> tuple[FeedbackState, int]:
-    _, n_lists, n_showings, n_outcomes, n_settled = _HEADER.unpack_from(data)
+    _, n_lists, n_showings, n_outcomes, n_settled, due_ms = _HEADER.unpack_from(data)
     at = _HEADER.size
     lists = []
     for _ in range(n_lists):
@@ -148,10 +151,8 @@ def _read(data: bytes) -> tuple[FeedbackState, int]:
     showings = []
     for _ in range(n_showings):
         rec, first_ms, n_shown = _SHOWING.unpack_from(data, at)
-        at += _SHOWING.size
-        shown = [Shown(*_SHOWN.unpack_from(data, at + _SHOWN.size * number)) for number in range(n_shown)]
-        at += _SHOWN.size * n_shown
-        showings.append(Showing(rec, first_ms, tuple(shown)))
+        at += _SHOWING.size + SHOWN_BYTES * n_shown
+        showings.append(Showing(rec, first_ms, data[at - SHOWN_BYTES * n_shown : at]))
     outcomes = []
     for _ in range(n_outcomes):
         outcome = Outcome(*_OUTCOME.unpack_from(data, at))
@@ -161,4 +162,4 @@ def _read(data: bytes) -> tuple[FeedbackState, int]:
         Settled(*_SETTLED.unpack_from(data, at + _SETTLED.size * number)) for number in range(n_settled)
     ]
     at += _SETTLED.size * n_settled
-    return FeedbackState(tuple(lists), tuple(showings), tuple(outcomes), tuple(settled)), at
+    return FeedbackState(tuple(lists), tuple(showings), tuple(outcomes), tuple(settled), due_ms), at

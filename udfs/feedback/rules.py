@@ -33,7 +33,7 @@ class FeedbackRules(NamedTuple):
         How long after its time a record is waited for, by the event-time clock. Later ones are counted and
         left out.
     superseded_ms
-        How long a list that was not shown is kept once the user has a newer one.
+        How long a list that was not shown is kept once the user has a newer one: pages that stay open.
     list_ttl_ms
         How long the newest list is kept for an impression, and how long a settled list is remembered.
     click_reward, dwell_reward, add_to_cart_reward, purchase_reward
@@ -49,7 +49,7 @@ class FeedbackRules(NamedTuple):
     credit_ms: int = 30 * MINUTE_MS
     skew_ms: int = MINUTE_MS
     lateness_ms: int = 5 * MINUTE_MS
-    superseded_ms: int = HOUR_MS
+    superseded_ms: int = 15 * MINUTE_MS
     list_ttl_ms: int = 30 * DAY_MS
     click_reward: float = 0.2
     dwell_reward: float = 0.4

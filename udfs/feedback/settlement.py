@@ -39,12 +39,8 @@ _FORGET_OUTCOME: Final = 5
 _FORGET_SETTLED: Final = 6
 
 
-class Due(NamedTuple):
-    """Something to do at a moment; `key` is the list's hash, or event and item of an outcome."""
-
-    at_ms: int
-    what: int
-    key: tuple[int, ...]
+Due = tuple[int, int, tuple[int, ...]]
+"""A moment, what is to be done then, and for whom: the list's hash, or event and item of an outcome."""
 
 
 class Settlement(NamedTuple):
@@ -67,40 +63,36 @@ class Settlement(NamedTuple):
 
 def dues(state: FeedbackState, rules: FeedbackRules) -> list[Due]:
     """Return everything that awaits its moment, in no order."""
-    late_ms = rules.lateness_ms
+    late_ms, longest_ms = rules.lateness_ms, rules.longest_ms
     certain_ms = rules.skew_ms + late_ms
-    kept = {one.rec for one in state.lists}
-    shown = {showing.rec for showing in state.showings}
-    result = []
-    for rec, first_ms, _ in state.showings:
-        if rec not in kept:
-            result.append(Due(first_ms + late_ms, _UNKNOWN, (rec,)))
     first_of = {showing.rec: showing.first_ms for showing in state.showings}
     by_time = sorted((one.at_ms, one.rec) for one in state.lists)
     next_ms = {rec: later[0] for (_, rec), later in pairwise(by_time)}
-    for one in state.lists:
-        if one.rec in shown:
-            if not one.credited:
-                result.append(Due(first_of[one.rec] + rules.credit_ms + certain_ms, _CREDIT, (one.rec,)))
-            result.append(Due(first_of[one.rec] + rules.longest_ms + certain_ms, _CLOSE, (one.rec,)))
+    result: list[Due] = []
+    for rec, at_ms, credited, _, _ in state.lists:
+        first_ms = first_of.pop(rec, None)
+        if first_ms is not None:
+            if not credited:
+                result.append((first_ms + rules.credit_ms + certain_ms, _CREDIT, (rec,)))
+            result.append((first_ms + longest_ms + certain_ms, _CLOSE, (rec,)))
         else:
-            stale_ms = one.at_ms + rules.list_ttl_ms
-            if one.rec in next_ms:
-                stale_ms = min(stale_ms, next_ms[one.rec] + rules.superseded_ms)
-            result.append(Due(stale_ms + late_ms, _FORGET_LIST, (one.rec,)))
+            stale_ms = at_ms + rules.list_ttl_ms
+            if rec in next_ms:
+                stale_ms = min(stale_ms, next_ms[rec] + rules.superseded_ms)
+            result.append((stale_ms + late_ms, _FORGET_LIST, (rec,)))
+    result += [(first_ms + late_ms, _UNKNOWN, (rec,)) for rec, first_ms in first_of.items()]
     for outcome in state.outcomes:
         key = (outcome.event, outcome.item)
         if not outcome.checked and not is_removal(outcome):
-            result.append(Due(outcome.at_ms + certain_ms, _CHECK, key))
-        last_ms = outcome.at_ms + rules.longest_ms + rules.skew_ms + certain_ms
-        result.append(Due(last_ms, _FORGET_OUTCOME, key))
-    result += [Due(one.at_ms + rules.list_ttl_ms, _FORGET_SETTLED, (one.rec,)) for one in state.settled]
+            result.append((outcome.at_ms + certain_ms, _CHECK, key))
+        result.append((outcome.at_ms + longest_ms + rules.skew_ms + certain_ms, _FORGET_OUTCOME, key))
+    result += [(one.at_ms + rules.list_ttl_ms, _FORGET_SETTLED, (one.rec,)) for one in state.settled]
     return result
 
 
 def next_due_ms(state: FeedbackState, rules: FeedbackRules) -> int | None:
     """Return the next moment at which there is something to do."""
-    return min((due.at_ms for due in dues(state, rules)), default=None)
+    return min((due[0] for due in dues(state, rules)), default=None)
 
 
 def settle(state: FeedbackState, clock_ms: int, rules: FeedbackRules) -> Settlement:
@@ -112,7 +104,9 @@ def settle(state: FeedbackState, clock_ms: int, rules: FeedbackRules) -> Settlem
         The event-time clock: every record before it less the lateness has come.
     """
     result = Settlement(state)
-    while ready := sorted(due for due in dues(result.state, rules) if due.at_ms <= clock_ms):
+    if state.due_ms > clock_ms:
+        return result
+    while ready := sorted(due for due in dues(result.state, rules) if due[0] <= clock_ms):
         for due in ready:
             result = result.then(_do(result.state, due, rules))
     return result
@@ -136,8 +130,7 @@ def close(state: FeedbackState, rec: int, at_ms: int, rules: FeedbackRules) -> S
     showing = _showing(state, rec)
     served = cast(ServedList, decode("ServedList", kept.served))
     slots = _slots(state, kept, showing, showing.first_ms + rules.longest_ms, rules)
-    mine = [one for one in state.outcomes if list_of(one, state.lists, _by_rec(state), rules)[0] == rec]
-    claimed = [one for one in mine if not is_removal(one)]
+    claimed = _claimed(state, kept, rules)
     counts = ["impression_joined"] if slots else ["impression_of_other_items"]
     counts += [f"{KINDS[one.kind]}_joined" for one in claimed]
     items = tuple(
@@ -167,7 +160,7 @@ def close(state: FeedbackState, rec: int, at_ms: int, rules: FeedbackRules) -> S
         items,
         served.snapshot,
     )
-    after = FeedbackState(
+    after = FeedbackState(  # what is due next is not known
         tuple(one for one in state.lists if one.rec != rec),
         tuple(one for one in state.showings if one.rec != rec),
         tuple(one for one in state.outcomes if one not in claimed),
@@ -177,25 +170,26 @@ def close(state: FeedbackState, rec: int, at_ms: int, rules: FeedbackRules) -> S
 
 
 def _do(state: FeedbackState, due: Due, rules: FeedbackRules) -> Settlement:
-    rec = due.key[0]
-    if due.what == _CHECK:
-        return _check(state, due.key, rules)
-    if due.what == _UNKNOWN:
+    at_ms, what, key = due
+    rec = key[0]
+    if what == _CHECK:
+        return _check(state, key, rules)
+    if what == _UNKNOWN:
         return Settlement(
             state._replace(showings=tuple(one for one in state.showings if one.rec != rec)),
             counts=("impression_unknown_rec_id",),
         )
-    if due.what == _CREDIT:
+    if what == _CREDIT:
         return _credit(state, _find(state, rec), rules)
-    if due.what == _CLOSE:
-        return close(state, rec, due.at_ms, rules)
-    if due.what == _FORGET_LIST:
+    if what == _CLOSE:
+        return close(state, rec, at_ms, rules)
+    if what == _FORGET_LIST:
         return Settlement(
             state._replace(lists=tuple(one for one in state.lists if one.rec != rec)),
             counts=("list_never_shown",),
         )
-    if due.what == _FORGET_OUTCOME:
-        left = tuple(one for one in state.outcomes if (one.event, one.item) != due.key)
+    if what == _FORGET_OUTCOME:
+        left = tuple(one for one in state.outcomes if (one.event, one.item) != key)
         return Settlement(state._replace(outcomes=left))
     return Settlement(state._replace(settled=tuple(one for one in state.settled if one.rec != rec)))
 
@@ -245,21 +239,31 @@ def _slots(
     state: FeedbackState, kept: KeptList, showing: Showing, until_ms: int, rules: FeedbackRules
 ) -> list[_Slot]:
     """Return slot, position, outcomes and removals of each slot that was shown until then."""
-    by_rec = _by_rec(state)
     outcomes: dict[int, list[Outcome]] = {}
+    for one in _claimed(state, kept, rules):
+        outcomes.setdefault(one.item, []).append(one)
     removals: dict[int, list[Outcome]] = {}
     for one in state.outcomes:
-        if is_removal(one):
-            if one.at_ms <= showing.first_ms + rules.windows_ms[one.kind]:
-                removals.setdefault(one.item, []).append(one)
-        elif list_of(one, state.lists, by_rec, rules)[0] == kept.rec:
-            outcomes.setdefault(one.item, []).append(one)
+        if is_removal(one) and one.at_ms <= showing.first_ms + rules.windows_ms[one.kind]:
+            removals.setdefault(one.item, []).append(one)
     result = []
     for slot, item in enumerate(kept.items):
         first = first_shown(showing, item, slot)
         if first is not None and first[0] <= until_ms:
             result.append((slot, first[1], outcomes.get(item, []), removals.get(item, [])))
     return result
+
+
+def _claimed(state: FeedbackState, kept: KeptList, rules: FeedbackRules) -> list[Outcome]:
+    """Return the outcomes that are credited to a list."""
+    by_rec = _by_rec(state)
+    return [
+        one
+        for one in state.outcomes
+        if one.item in kept.items
+        and not is_removal(one)
+        and list_of(one, state.lists, by_rec, rules)[0] == kept.rec
+    ]
 
 
 def _find(state: FeedbackState, rec: int) -> KeptList:

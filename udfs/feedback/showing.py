@@ -5,6 +5,8 @@ Merging takes the earliest of everything, so neither order nor repeats of impres
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from struct import Struct
 from typing import Final, NamedTuple
 
 from schemas.ids import item_hash
@@ -14,6 +16,8 @@ MAX_SHOWN_ITEMS: Final = 64
 ALL_ITEMS: Final = 0
 """Stands for the item of an impression that names only its list: every slot was shown."""
 NO_POSITION: Final = 0xFFFF
+_SHOWN: Final = Struct("<QqH")
+SHOWN_BYTES: Final = _SHOWN.size
 
 
 class Shown(NamedTuple):
@@ -25,11 +29,24 @@ class Shown(NamedTuple):
 
 
 class Showing(NamedTuple):
-    """A list (hash) that was shown: when first, and its items in order of their hashes."""
+    """A list (hash) that was shown: when first, and its items in order of their hashes.
+
+    The items are packed (`pack_items`): most showings are read and written without a look at them.
+    """
 
     rec: int
     first_ms: int
-    items: tuple[Shown, ...]
+    items: bytes
+
+
+def pack_items(items: Iterable[Shown]) -> bytes:
+    """Return items as bytes, `SHOWN_BYTES` each: u64 hash, i64 first_ms, u16 position."""
+    return b"".join([_SHOWN.pack(*entry) for entry in sorted(items)])
+
+
+def items_of(showing: Showing) -> list[Shown]:
+    """Return the items of a showing."""
+    return [Shown(*entry) for entry in _SHOWN.iter_unpack(showing.items)]
 
 
 def showing_of(event: Event, rec: int, at_ms: int) -> Showing:
@@ -52,7 +69,7 @@ def showing_of(event: Event, rec: int, at_ms: int) -> Showing:
     if not shown:
         name = ALL_ITEMS if event.item_id is None else item_hash(event.item_id)
         shown[name] = Shown(name, at_ms, NO_POSITION)
-    return Showing(rec, at_ms, tuple(sorted(shown.values())))
+    return Showing(rec, at_ms, pack_items(shown.values()))
 
 
 def merge(one: Showing, other: Showing) -> Showing:
@@ -60,19 +77,20 @@ def merge(one: Showing, other: Showing) -> Showing:
 
     Examples
     --------
-    >>> early, late = Showing(1, 5, (Shown(7, 5, 2),)), Showing(1, 9, (Shown(7, 9, 0), Shown(8, 9, 1)))
-    >>> merge(early, late) == merge(late, early) == Showing(1, 5, (Shown(7, 5, 2), Shown(8, 9, 1)))
+    >>> early = Showing(1, 5, pack_items([Shown(7, 5, 2)]))
+    >>> late = Showing(1, 9, pack_items([Shown(7, 9, 0), Shown(8, 9, 1)]))
+    >>> items_of(merge(early, late))
+    [Shown(item=7, first_ms=5, position=2), Shown(item=8, first_ms=9, position=1)]
+    >>> merge(early, late) == merge(late, early)
     True
     """
     shown: dict[int, Shown] = {}
-    for entry in (*one.items, *other.items):
+    for entry in (*items_of(one), *items_of(other)):
         known = shown.get(entry.item)
         if known is None or entry < known:
             shown[entry.item] = entry
-    items = sorted(shown.values())
-    if len(items) > MAX_SHOWN_ITEMS:
-        items = sorted(sorted(items, key=lambda entry: (entry.first_ms, entry.item))[:MAX_SHOWN_ITEMS])
-    return Showing(one.rec, min(one.first_ms, other.first_ms), tuple(items))
+    first = sorted(shown.values(), key=lambda entry: (entry.first_ms, entry.item))[:MAX_SHOWN_ITEMS]
+    return Showing(one.rec, min(one.first_ms, other.first_ms), pack_items(first))
 
 
 def first_shown(showing: Showing, item: int, slot: int) -> tuple[int, int] | None:
@@ -85,12 +103,13 @@ def first_shown(showing: Showing, item: int, slot: int) -> tuple[int, int] | Non
 
     Examples
     --------
-    >>> first_shown(Showing(1, 5, (Shown(ALL_ITEMS, 5, NO_POSITION), Shown(7, 9, 0))), 7, slot=3)
+    >>> both = Shown(ALL_ITEMS, 5, NO_POSITION), Shown(7, 9, 0)
+    >>> first_shown(Showing(1, 5, pack_items(both)), 7, slot=3)
     (5, 3)
     """
     found = [
-        (entry.first_ms, slot if entry.position == NO_POSITION else entry.position)
-        for entry in showing.items
-        if entry.item in (item, ALL_ITEMS)
+        (first_ms, slot if position == NO_POSITION else position)
+        for name, first_ms, position in _SHOWN.iter_unpack(showing.items)
+        if name in (item, ALL_ITEMS)
     ]
     return min(found, default=None)
