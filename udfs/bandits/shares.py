@@ -77,7 +77,7 @@ def draw(probabilities: NDArray[np.float64], seed: str, counter: int = 1) -> int
     Examples
     --------
     >>> [draw(np.array([0.5, 0.5]), "default/u1", slot) for slot in range(6)]
-    [1, 1, 0, 0, 1, 1]
+    [1, 0, 0, 1, 0, 1]
     """
     number = (xxh3_64_intdigest(f"{seed}\0{counter}") >> 11) * 2.0**-53
     below = 0.0
