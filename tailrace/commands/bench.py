@@ -29,7 +29,7 @@ def smoke(
     ] = None,
     rates: Annotated[
         str, typer.Option(help="Throughput: rising rates to try, events/s; stops at the first not held.")
-    ] = "5000,6000,7000,8000,10000",
+    ] = "3000,3500,4500,5000,6000,8000",
     out: Annotated[Path | None, typer.Option(help="Write the figures to this file too.")] = None,
     as_json: Json = False,
 ) -> None:
