@@ -215,8 +215,8 @@ class UserShell(KeyedProcessFunction):
                 step = self._logic.on_wake(state, clock_ms)
                 for counted in step.counts:
                     batch.shard.count(counted)
-                batch.keep(name.decode(), step, state.newest_offset)
-                batch.rewake(name.decode(), step.wake_at_ms)
+                batch.keep(name, step, state.newest_offset)
+                batch.rewake(name, step.wake_at_ms)
         if names[WAKES_PER_CALL:]:
             time_wheel.add(self._wheel, minute, names[WAKES_PER_CALL:])
             ctx.timer_service().register_event_time_timer(timestamp)

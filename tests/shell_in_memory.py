@@ -27,14 +27,16 @@ class ShellInMemory:
 
     Attributes
     ----------
-    timers_ms
-        Processing-time timers that were asked for.
+    timers_ms, event_timers_ms
+        Processing-time and event-time timers that were asked for.
     """
 
     def __init__(self, settings: Settings) -> None:
         assert settings.job.shards == 1
         self.states: dict[str, Any] = {}
         self.timers_ms: list[int] = []
+        self.event_timers_ms: list[int] = []
+        self._domain, self._watermark_ms = TimeDomain.PROCESSING_TIME, 0
         self.shell = UserShell(settings)
         self.shell.open(self)  # type: ignore[arg-type]
 
@@ -51,6 +53,13 @@ class ShellInMemory:
         """Let a processing-time timer fire."""
         return list(self.shell.on_timer(timestamp_ms, self))  # type: ignore[arg-type]
 
+    def wake(self, timestamp_ms: int, watermark_ms: int) -> list[Row]:
+        """Let an event-time timer fire."""
+        self._domain, self._watermark_ms = TimeDomain.EVENT_TIME, watermark_ms
+        rows = self.tick(timestamp_ms)
+        self._domain = TimeDomain.PROCESSING_TIME
+        return rows
+
     # --- what Flink gives the function --------------------------------------------------------------------
 
     def get_map_state(self, descriptor: Any) -> MapState:
@@ -66,15 +75,16 @@ class ShellInMemory:
         return self
 
     def time_domain(self) -> TimeDomain:
-        return TimeDomain.PROCESSING_TIME
+        return self._domain
 
     def current_watermark(self) -> int:
-        return 0
+        return self._watermark_ms
 
     def register_processing_time_timer(self, at_ms: int) -> None:
         self.timers_ms.append(at_ms)
 
-    def register_event_time_timer(self, at_ms: int) -> None: ...
+    def register_event_time_timer(self, at_ms: int) -> None:
+        self.event_timers_ms.append(at_ms)
 
 
 def of_kind(rows: Iterable[Row], kind: int) -> list[Row]:

@@ -139,3 +139,17 @@ def test_under_a_backlog_the_final_list_does_not_depend_on_batch_boundaries(
     assert {key: UserState.decode(data).n_events for key, (_, data) in newest.items()} == {
         "default/u0": 14, "default/u1": 13, "default/u2": 13
     }  # fmt: skip
+
+
+def test_an_idle_user_is_forgotten_when_the_wheel_comes_round_and_an_active_one_is_looked_at_later(
+    shell: ShellInMemory,
+) -> None:
+    shell.run([click(1, "idle"), click(2, "active")])
+    (first_ms,) = set(shell.event_timers_ms)
+    shell.run([click(3, "active", at_ms=first_ms)])
+    assert shell.wake(first_ms, first_ms) == []
+    assert shell.states["users"].keys() == {"default/active"}
+    assert shell.event_timers_ms[-1] > first_ms
+    assert list(shell.states["wheel"].values()) == [b"default/active"]
+    shell.wake(shell.event_timers_ms[-1], shell.event_timers_ms[-1])
+    assert not shell.states["users"] and not shell.states["wheel"]
