@@ -20,10 +20,7 @@ USERS, DAYS, SLOW_PER_S = 120, 360, 100
 
 
 def history(items: list[str], partitions: int) -> list[Event]:
-    """A year of few events: users pause for months, are forgotten meanwhile, and some come back.
-
-    The last events stand in every partition, so that the clock is past the year everywhere.
-    """
+    """A year of few events: users pause for months, are forgotten meanwhile, and some come back."""
     made: list[Event] = []
     for day in range(DAYS):
         for user in range(day % 4, USERS, 4):
@@ -31,6 +28,12 @@ def history(items: list[str], partitions: int) -> list[Event]:
             returns = user % 3 == 0 and day > 300
             if in_season or returns:
                 made.append(_event(f"u{user}", day, items[(user + day) % len(items)], len(made)))
+    return made + clock(items[0], partitions, DAYS, len(made))
+
+
+def clock(item_id: str, partitions: int, day: int, first: int) -> list[Event]:
+    """An event in every partition, so that event time comes to that day everywhere."""
+    made: list[Event] = []
     there: set[int] = set()
     number = 0
     while len(there) < partitions:
@@ -38,7 +41,7 @@ def history(items: list[str], partitions: int) -> list[Event]:
         partition = partition_of(user_key("default", name).encode(), partitions)
         if partition not in there:
             there.add(partition)
-            made.append(_event(name, DAYS, items[0], len(made)))
+            made.append(_event(name, day, item_id, first + len(made)))
         number += 1
     return made
 
@@ -73,12 +76,16 @@ def test_a_slow_history_with_timers_on_time_and_a_fast_one_leave_equal_states(
     for name, per_s in (("slow", SLOW_PER_S), ("fast", None)):
         shop = RunningShop(stack.deployment(name, forget_after_ms=90 * DAY_MS), bundles, stack.use)
         shop.ready()
-        events = history(shop.known_items(200), shop.deployment.settings.kafka.partitions)
+        known, partitions = shop.known_items(200), shop.deployment.settings.kafka.partitions
+        events = history(known, partitions)
         shop.deployment.produce(events, per_s)
+        shop.deployment.wait_until_done()
+        # A timer that was set after event time had passed it fires when time moves on.
+        shop.deployment.produce(clock(known[0], partitions, DAYS + 1, len(events)))
         shop.deployment.wait_until_done()
         shop.skip_to(shop.deployment.rows(EVENTS))
         everyone = len(shop.plain.states)
-        shop.plain.wake_all(CUT_MS + DAYS * DAY_MS)
+        shop.plain.wake_all(CUT_MS + (DAYS + 1) * DAY_MS)
         forgotten = everyone - len(shop.plain.states)
         assert 8 < len(shop.plain.states) < everyone - 20
         wait_until_timers_are_done(shop, forgotten)
