@@ -56,19 +56,23 @@ def insert_bought(bought: Purchases, item: bytes, second: int, cap: int) -> Purc
             more = before + 2.0 ** ((second - last) * _HALVINGS_A_SECOND)
             return hashes, seconds, counts[:half] + _pack_f32(more) + counts[half + 4 :]
         count += before * 2.0 ** ((last - second) * _HALVINGS_A_SECOND)
-        hashes = hashes[:at] + hashes[at + 8 :]
-        seconds = seconds[:half] + seconds[half + 4 :]
-        counts = counts[:half] + counts[half + 4 :]
+        hashes, seconds, counts = _without(bought, at >> 3)
     place = place_in_time(seconds, second)
     hashes = insert(hashes, place, item, cap + 1)
     seconds = insert(seconds, place, pack_u32(second), cap + 1)
     counts = insert(counts, place, _pack_f32(count), cap + 1)
-    if len(hashes) > 8 * cap:
-        out = _least(seconds, counts, place)
-        hashes = hashes[: 8 * out] + hashes[8 * out + 8 :]
-        seconds = seconds[: 4 * out] + seconds[4 * out + 4 :]
-        counts = counts[: 4 * out] + counts[4 * out + 4 :]
-    return hashes, seconds, counts
+    bought = (hashes, seconds, counts)
+    return bought if len(hashes) <= 8 * cap else _without(bought, _least(seconds, counts, place))
+
+
+def _without(bought: Purchases, index: int) -> Purchases:
+    hashes, seconds, counts = bought
+    at, half = 8 * index, 4 * index
+    return (
+        hashes[:at] + hashes[at + 8 :],
+        seconds[:half] + seconds[half + 4 :],
+        counts[:half] + counts[half + 4 :],
+    )
 
 
 def _least(seconds: bytes, counts: bytes, kept: int) -> int:

@@ -171,8 +171,8 @@ class BasketReport:
             "Means over baskets ± standard errors; novelty in bits; similarity is the share of one list that is in "
             f"another's, on average. Seed {self.seed}. The ranker, its candidates and its features are those that "
             "stream; factors, neighbours and trees are learnt once, before the cut. They know of a user what the "
-            f"job keeps: {MAX_INTERACTIONS} interactions and {MAX_BOUGHT} bought items, the latest; the baselines "
-            "know everything before the cut.",
+            f"job keeps: the latest {MAX_INTERACTIONS} interactions and the {MAX_BOUGHT} items bought most often; "
+            "the baselines know everything before the cut.",
         ]
 
     def to_dict(self) -> dict[str, Any]:

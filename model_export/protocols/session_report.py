@@ -62,8 +62,8 @@ class SessionReport:
 
     def title(self) -> str:
         """Return the section's heading."""
-        ablation = " " in self.protocol
-        return f"Session clicks: {'what each part brings' if ablation else 'the continual protocol'}"
+        plain = self.protocol == "sessions"
+        return f"Session clicks: {'the continual protocol' if plain else 'what each part brings'}"
 
     def intro(self) -> str:
         """Return what is predicted from what."""

@@ -11,26 +11,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from udfs.bandits.evidence import Evidence
-from udfs.bandits.shares import check_floor, mix_with_floor
+from udfs.bandits.evidence import Evidence, EvidencePolicy
+from udfs.bandits.shares import mix_with_floor
 
 
 @dataclass(frozen=True)
-class EpsilonGreedy:
-    """The policy.
+class EpsilonGreedy(EvidencePolicy):
+    """The policy; the other parameters are those of `EvidencePolicy`.
 
     Parameters
     ----------
-    arms
-        K.
-    floor
-        Least probability of every arm.
     epsilon
         Share that goes to all arms evenly at first.
     half_after
         After this many plays the share is half of it, after three times as many a quarter. Infinite: it stays.
-    keep
-        What a reward leaves of the arm's earlier evidence.
 
     Examples
     --------
@@ -40,18 +34,8 @@ class EpsilonGreedy:
     [0.25, 0.75]
     """
 
-    arms: int
-    floor: float = 0.01
     epsilon: float = 0.5
     half_after: float = 100.0
-    keep: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_floor(self.floor, self.arms)
-
-    def start(self) -> Evidence:
-        """Return the state of a policy that has learnt nothing."""
-        return Evidence.none(self.arms)
 
     def probabilities(self, state: Evidence, context: NDArray[np.float64]) -> NDArray[np.float64]:
         """See `udfs.bandits.policy.Policy`; arms with equal means share evenly."""
@@ -60,7 +44,3 @@ class EpsilonGreedy:
         best = means >= means.max() - 1e-12
         share = self.epsilon / (1.0 + float(plays.sum()) / self.half_after)
         return mix_with_floor(share / self.arms + (1.0 - share) * best / best.sum(), self.floor)
-
-    def update(self, state: Evidence, arm: int, reward: float, context: NDArray[np.float64]) -> Evidence:
-        """See `udfs.bandits.policy.Policy`."""
-        return state.after(arm, reward, self.keep)

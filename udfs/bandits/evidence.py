@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from struct import Struct
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from udfs.bandits.shares import check_floor
 
 VERSION: Final = 1
 MAX_ARMS: Final = 4_096
@@ -97,3 +100,33 @@ class Evidence(NamedTuple):
             )
         columns = np.frombuffer(data, "<f8", 2 * arms, _HEADER.size).astype(np.float64)
         return cls(columns[:arms], columns[arms:])
+
+
+@dataclass(frozen=True)
+class EvidencePolicy:
+    """What policies that go by arms' evidence have in common: all but the probabilities.
+
+    Parameters
+    ----------
+    arms
+        K.
+    floor
+        Least probability of every arm.
+    keep
+        What a reward leaves of the arm's earlier evidence.
+    """
+
+    arms: int
+    floor: float = 0.01
+    keep: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_floor(self.floor, self.arms)
+
+    def start(self) -> Evidence:
+        """Return the state of a policy that has learnt nothing."""
+        return Evidence.none(self.arms)
+
+    def update(self, state: Evidence, arm: int, reward: float, context: NDArray[np.float64]) -> Evidence:
+        """See `udfs.bandits.policy.Policy`."""
+        return state.after(arm, reward, self.keep)

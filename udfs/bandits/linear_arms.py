@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udfs.bandits.evidence import held
+from udfs.bandits.shares import check_floor
 
 VERSION: Final = 1
 MAX_DIM: Final = 64
@@ -109,3 +111,42 @@ class LinearArms(NamedTuple):
         squares[:, columns, rows] = upper
         rewards = np.frombuffer(data, "<f8", arms * dim, _HEADER.size + 8 * arms * triangle)
         return cls(squares, rewards.astype(np.float64).reshape(arms, dim))
+
+
+@dataclass(frozen=True)
+class LinearPolicy:
+    """What policies over linear arms have in common: all but the probabilities.
+
+    Parameters
+    ----------
+    arms, dim
+        K, and length of a context, from 1 to `MAX_DIM`, whose first number should be 1.
+    floor
+        Least probability of every arm.
+    width
+        Factor of the width of what is uncertain.
+    ridge
+        Added to the diagonal of each arm's squares.
+    keep
+        What a reward leaves of the arm's earlier sums.
+    """
+
+    arms: int
+    dim: int
+    floor: float = 0.01
+    width: float = 0.5
+    ridge: float = 1.0
+    keep: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_floor(self.floor, self.arms)
+        if not 1 <= self.dim <= MAX_DIM:
+            raise ValueError(f"dim: wanted 1 to {MAX_DIM}, got {self.dim}")
+
+    def start(self) -> LinearArms:
+        """Return the state of a policy that has learnt nothing."""
+        return LinearArms.none(self.arms, self.dim)
+
+    def update(self, state: LinearArms, arm: int, reward: float, context: NDArray[np.float64]) -> LinearArms:
+        """See `udfs.bandits.policy.Policy`."""
+        return state.after(arm, reward, context, self.keep)

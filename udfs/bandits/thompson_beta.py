@@ -17,27 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udfs.bandit import arm_probabilities_batch
-from udfs.bandits.evidence import Evidence
-from udfs.bandits.shares import check_floor
+from udfs.bandits.evidence import Evidence, EvidencePolicy
 
 MAX_EVIDENCE: Final = 4_000.0
 """Beyond it a posterior is narrower than three cells of the grid."""
 
 
 @dataclass(frozen=True)
-class ThompsonBeta:
-    """The policy.
+class ThompsonBeta(EvidencePolicy):
+    """The policy; the other parameters are those of `EvidencePolicy`.
 
     Parameters
     ----------
-    arms
-        K.
-    floor
-        Least probability of every arm.
     prior_won, prior_lost
         Of every arm's Beta.
-    keep
-        What a reward leaves of the arm's earlier evidence.
     most_evidence
         Cap of an arm's evidence, at most `MAX_EVIDENCE`.
 
@@ -54,23 +47,16 @@ class ThompsonBeta:
     [0.333, 0.667]
     """
 
-    arms: int
-    floor: float = 0.01
     prior_won: float = 1.0
     prior_lost: float = 1.0
-    keep: float = 1.0
     most_evidence: float = 400.0
 
     def __post_init__(self) -> None:
-        check_floor(self.floor, self.arms)
+        super().__post_init__()
         if not (self.prior_won > 0 and self.prior_lost > 0):
             raise ValueError(f"prior: wanted above 0, got {self.prior_won} and {self.prior_lost}")
         if not 0 < self.most_evidence <= MAX_EVIDENCE:
             raise ValueError(f"most_evidence: wanted up to {MAX_EVIDENCE:.0f}, got {self.most_evidence}")
-
-    def start(self) -> Evidence:
-        """Return the state of a policy that has learnt nothing."""
-        return Evidence.none(self.arms)
 
     def probabilities(self, state: Evidence, context: NDArray[np.float64]) -> NDArray[np.float64]:
         """See `udfs.bandits.policy.Policy`."""

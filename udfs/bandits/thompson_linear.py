@@ -18,9 +18,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from udfs.bandits.linear_arms import LinearArms
-from udfs.bandits.linucb import check_dim
-from udfs.bandits.shares import check_floor, mix_with_floor
+from udfs.bandits.linear_arms import LinearArms, LinearPolicy
+from udfs.bandits.shares import mix_with_floor
 from udfs.kernel_cache import kernel
 
 CELLS: Final = 2_048
@@ -29,21 +28,8 @@ _LEAST: Final = 1e-9  # a spread: narrower ones are all the same step
 
 
 @dataclass(frozen=True)
-class ThompsonLinear:
-    """The policy.
-
-    Parameters
-    ----------
-    arms, dim
-        K, and length of a context, whose first number should be 1.
-    floor
-        Least probability of every arm.
-    width
-        Factor of the posterior's standard deviation, the paper's v.
-    ridge
-        Precision of the prior.
-    keep
-        What a reward leaves of the arm's earlier sums.
+class ThompsonLinear(LinearPolicy):
+    """The policy, with the parameters of `LinearPolicy`: `width` is the paper's v, `ridge` the prior's precision.
 
     Examples
     --------
@@ -52,29 +38,12 @@ class ThompsonLinear:
     [0.5, 0.5]
     """
 
-    arms: int
-    dim: int
-    floor: float = 0.01
     width: float = 0.3
-    ridge: float = 1.0
-    keep: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_floor(self.floor, self.arms)
-        check_dim(self.dim)
-
-    def start(self) -> LinearArms:
-        """Return the state of a policy that has learnt nothing."""
-        return LinearArms.none(self.arms, self.dim)
 
     def probabilities(self, state: LinearArms, context: NDArray[np.float64]) -> NDArray[np.float64]:
         """See `udfs.bandits.policy.Policy`."""
         mean, spread = state.scores(context, self.ridge)
         return mix_with_floor(greatest(mean, np.maximum(self.width * spread, _LEAST), CELLS), self.floor)
-
-    def update(self, state: LinearArms, arm: int, reward: float, context: NDArray[np.float64]) -> LinearArms:
-        """See `udfs.bandits.policy.Policy`."""
-        return state.after(arm, reward, context, self.keep)
 
 
 @kernel

@@ -12,24 +12,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from udfs.bandits.evidence import Evidence
-from udfs.bandits.shares import check_floor, share_of_best
+from udfs.bandits.evidence import Evidence, EvidencePolicy
+from udfs.bandits.shares import share_of_best
 
 
 @dataclass(frozen=True)
-class Ucb1:
-    """The policy.
+class Ucb1(EvidencePolicy):
+    """The policy; the other parameters are those of `EvidencePolicy`. The paper's has no floor.
 
     Parameters
     ----------
-    arms
-        K.
-    floor
-        Least probability of every arm; the paper's policy has none.
     width
         Factor of the bound's width. 1 is the paper's, for rewards anywhere in [0, 1]; clicks vary less.
-    keep
-        What a reward leaves of the arm's earlier evidence.
 
     Examples
     --------
@@ -40,17 +34,7 @@ class Ucb1:
     [0.0, 0.5, 0.5]
     """
 
-    arms: int
-    floor: float = 0.01
     width: float = 1.0
-    keep: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_floor(self.floor, self.arms)
-
-    def start(self) -> Evidence:
-        """Return the state of a policy that has learnt nothing."""
-        return Evidence.none(self.arms)
 
     def probabilities(self, state: Evidence, context: NDArray[np.float64]) -> NDArray[np.float64]:
         """See `udfs.bandits.policy.Policy`; arms with equal bounds share evenly."""
@@ -59,7 +43,3 @@ class Ucb1:
         log = 2.0 * math.log(max(float(plays.sum()), 1.0))
         bounds = np.where(plays > 0.0, state.won / played + self.width * np.sqrt(log / played), np.inf)
         return share_of_best(bounds, self.floor)
-
-    def update(self, state: Evidence, arm: int, reward: float, context: NDArray[np.float64]) -> Evidence:
-        """See `udfs.bandits.policy.Policy`."""
-        return state.after(arm, reward, self.keep)
