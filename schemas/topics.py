@@ -108,8 +108,12 @@ EDGE_UPDATES: Final = Topic(
     "EdgeUpdate",
     "tenant/user",
     "user",
-    # A table of 320,000 numbers at 32 bits.
-    {"cleanup.policy": "delete", "max.message.bytes": str(2 * MIB)},
+    {
+        "cleanup.policy": "delete",
+        "max.message.bytes": str(2 * MIB),  # a table of 320,000 numbers at 32 bits
+        # The broker's clock: a device must not choose the budget epoch that it is charged to.
+        "message.timestamp.type": "LogAppendTime",
+    },
 )
 EDGE_MODELS: Final = Topic(
     "edge.models.v1",

@@ -68,7 +68,7 @@ def test_the_order_of_contributions_changes_no_bit(mode, order):
     arrivals = updates(line, 3) + updates(line, 3, base_version=1, prefix="v")
     _, steps = drive(line, at_version(line, 1), arrivals)
     _, shuffled = drive(line, at_version(line, 1), [arrivals[n] for n in order])
-    assert released(steps)[0]._replace(released_time=0) == released(shuffled)[0]._replace(released_time=0)
+    assert released(steps) == released(shuffled)
 
 
 @pytest.mark.parametrize("mode", Mode)
@@ -264,7 +264,7 @@ def test_the_version_is_the_same_whether_timers_fire_early_on_time_or_late(wakes
     late = updates(line, 1, prefix="late")[0]
     step = logic.on_contribution(state, late, units_of(line, late), 120)
     (record,) = [*records, *step.released]
-    assert (record.cohort_size, record.released_time, record.trigger) == (4, 110, "timeout")
+    assert (record.cohort_size, record.released_time, record.trigger) == (4, 40, "timeout")
     assert step.state.head.contributions == 1
 
 
@@ -278,18 +278,28 @@ def test_a_step_leaves_the_state_that_it_was_given():
 
 # --- bytes ---
 
-HEAD = LineHead(7, (1.0, 0.5), 1_700_000_000_000, 3, ((6, 1), (7, 1)), bytes(range(32)), bytes(range(64)))
+HEAD = LineHead(
+    7,
+    (1.0, 0.5),
+    1_700_000_000_000,
+    3,
+    ((6, 1), (7, 1)),
+    bytes(range(32)),
+    bytes(range(64)),
+    1_700_000_000_500,
+)
 HEAD_BYTES = bytes.fromhex(
-    "010002000200000007000000000000000068e5cf8b0100000300000002000000000000000000f03f000000000000e03f"
-    "0600000000000000010000000000000007000000000000000100000000000000000102030405060708090a0b0c0d0e0f"
-    "101112131415161718191a1b1c1d1e1f000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
+    "020002000200000007000000000000000068e5cf8b010000f469e5cf8b0100000300000002000000000000000000f03f"
+    "000000000000e03f06000000000000000100000000000000070000000000000001000000000000000001020304050607"
+    "08090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f000102030405060708090a0b0c0d0e0f1011121314151617"
+    "18191a1b1c1d1e1f"
     "202122232425262728292a2b2c2d2e2f303132333435363738393a3b3c3d3e3f"
 )
 SUM = FixedPointSum(2, np.array([1, -(1 << 40)]))
 SUM_BYTES = bytes.fromhex("0100000002000000020000000000000001000000000000000000000000ffffff")
 
 
-def test_bytes_written_by_format_1_are_read_and_written_the_same():
+def test_bytes_written_before_are_read_and_written_the_same():
     assert HEAD.encode() == HEAD_BYTES
     assert LineHead.decode(HEAD_BYTES) == HEAD
     assert encode_sum(SUM) == SUM_BYTES

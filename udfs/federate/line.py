@@ -12,7 +12,7 @@ from schemas.ids import user_key
 from schemas.records import EdgeModel, EdgeUpdate
 from schemas.refusal import Refused
 from udfs.federate.line_settings import LineSettings
-from udfs.federate.line_state import USER_BYTES, LineState
+from udfs.federate.line_state import USER_BYTES, LineHead, LineState
 from udfs.federate.release import Seed, noise_shares, release
 from udfs.federate.update_check import update_digest
 from udfs.privacy.fixed_point import MAX_COUNT, empty_sum
@@ -96,7 +96,8 @@ class LineLogic:
         if find(head.digests, digest) >= 0:
             return LineStep(state, released, counts=("duplicate",))
         user = user_name(update)
-        refused = self._refusal(state, update, user)
+        known = find(head.users, user) >= 0
+        refused = self.refusal(head, update.base_version, update.clip_norm, head.contributions, known)
         if refused is not None:
             return LineStep(state, released, refused, counts=(refused.reason,))
         base = update.base_version
@@ -106,63 +107,90 @@ class LineLogic:
             return LineStep(state, released, over, counts=(over.reason,))
         counts = dict(head.bases)
         counts[base] = counts.get(base, 0) + 1
-        opened_ms = at_ms if head.opened_ms is None else head.opened_ms
+        opened_ms = at_ms if head.opened_ms is None else min(head.opened_ms, at_ms)
         head = head._replace(
             opened_ms=opened_ms,
+            newest_ms=at_ms if head.opened_ms is None else max(head.newest_ms, at_ms),
             within=head.within + bool(update.within_clip),
             bases=tuple(sorted(counts.items())),
             users=head.users + user,
             digests=head.digests + digest,
         )
         state = LineState(head, state.weights, {**state.sums, base: partial})
-        full = self._is_enough(state, self._line.cohort_size)
-        if full or (self._is_over(opened_ms, at_ms) and self._is_enough(state, self._line.cohort_min)):
-            trigger = "full" if full else "timeout"
-            state, record = release(state, self._line, self._budget_epsilon, self._seed, at_ms, trigger)
+        trigger = self.trigger(head, at_ms)
+        if trigger is not None:
+            state, record = self.release(state, trigger)
             return LineStep(state, (*released, record), counts=("contributed", "released"))
         wake_at_ms = opened_ms + self._line.timeout_ms if head.contributions == 1 else None
         return LineStep(state, released, wake_at_ms=wake_at_ms, counts=("contributed",))
 
     def on_wake(self, state: LineState, clock_ms: int) -> LineStep:
         """Release a cohort whose time is over, if it is large enough; else the contribution that fills it does."""
-        opened_ms = state.head.opened_ms
-        if opened_ms is None or not self._is_over(opened_ms, clock_ms):
+        if not self.is_overdue(state.head, clock_ms):
             return LineStep(state)
-        if not self._is_enough(state, self._line.cohort_min):
-            return LineStep(state)
-        due_ms = opened_ms + self._line.timeout_ms
-        state, record = release(state, self._line, self._budget_epsilon, self._seed, due_ms, "timeout")
+        state, record = self.release(state, "timeout")
         return LineStep(state, (record,), counts=("released",))
 
-    def _is_over(self, opened_ms: int, at_ms: int) -> bool:
-        return at_ms >= opened_ms + self._line.timeout_ms
+    @property
+    def line(self) -> LineSettings:
+        """What is fixed for the line."""
+        return self._line
 
-    def _is_enough(self, state: LineState, wanted: int) -> bool:
-        head = state.head
-        if head.contributions < wanted:
-            return False
-        # Stale shares are weighted down with their signal: the sum must still hold the whole noise.
-        return self._line.mode is not Mode.DISTRIBUTED or noise_shares(head) >= self._line.cohort_min
+    @property
+    def budget_epsilon(self) -> float:
+        """Of the ledger, for the records."""
+        return self._budget_epsilon
 
-    def _refusal(self, state: LineState, update: EdgeUpdate, user: bytes) -> Refused | None:
-        head = state.head
-        if update.base_version > head.version:
-            return Refused(
-                "unknown_base", f"base_version: wanted at most {head.version}, got {update.base_version}"
-            )
-        clip = head.clip_of(update.base_version)
-        if clip is None or head.version - update.base_version > self._line.max_staleness:
+    def release(self, state: LineState, trigger: str) -> tuple[LineState, EdgeModel]:
+        """Make the next version of the cohort."""
+        return release(state, self._line, self._budget_epsilon, self._seed, trigger)
+
+    def is_overdue(self, head: LineHead, clock_ms: int) -> bool:
+        """Whether the cohort is large enough and its time over."""
+        return self._is_over(head, clock_ms) and self._is_enough(head, self._line.cohort_min)
+
+    def trigger(self, head: LineHead, at_ms: int) -> str | None:
+        """Why a cohort is to be released, as a contribution at `at_ms` left it; None: it is not."""
+        if self._is_enough(head, self._line.cohort_size):
+            return "full"
+        return "timeout" if self.is_overdue(head, at_ms) else None
+
+    def refusal(
+        self, head: LineHead, base_version: int, clip_norm: float, contributions: int, known: bool
+    ) -> Refused | None:
+        """Why a contribution cannot be taken; None: it can.
+
+        Parameters
+        ----------
+        contributions
+            How many the cohort has.
+        known
+            Whether the user is in the cohort.
+        """
+        if base_version > head.version:
+            return Refused("unknown_base", f"base_version: wanted at most {head.version}, got {base_version}")
+        clip = head.clip_of(base_version)
+        if clip is None or head.version - base_version > self._line.max_staleness:
             return Refused(
                 "stale_update",
                 f"base_version: wanted at most {self._line.max_staleness} behind {head.version}",
             )
-        if update.clip_norm != clip:
-            return Refused("wrong_terms", f"clip_norm: wanted {clip!r} of version {update.base_version}")
-        if find(head.users, user) >= 0:
+        if clip_norm != clip:
+            return Refused("wrong_terms", f"clip_norm: wanted {clip!r} of version {base_version}")
+        if known:
             return Refused("already_contributed", "the user is in this cohort already")
-        if head.contributions >= MAX_COUNT:
+        if contributions >= MAX_COUNT:
             return Refused("bad_value", f"wanted at most {MAX_COUNT} contributions in one cohort")
         return None
+
+    def _is_over(self, head: LineHead, at_ms: int) -> bool:
+        return head.opened_ms is not None and at_ms >= head.opened_ms + self._line.timeout_ms
+
+    def _is_enough(self, head: LineHead, wanted: int) -> bool:
+        if head.contributions < wanted:
+            return False
+        # Stale shares are weighted down with their signal: the sum must still hold the whole noise.
+        return self._line.mode is not Mode.DISTRIBUTED or noise_shares(head) >= self._line.cohort_min
 
 
 def user_name(update: EdgeUpdate) -> bytes:

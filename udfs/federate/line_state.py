@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from udfs.privacy.fixed_point import FixedPointSum
 
 FORMAT: Final = 1
+HEAD_FORMAT: Final = 2
+"""Format 1 did not keep `newest_ms`; no job has ever written it."""
 USER_BYTES: Final = 16
 DIGEST_BYTES: Final = 32
 
-_HEAD: Final = Struct("<BxHIqqII")
+_HEAD: Final = Struct("<BxHIqqqII")
 _SUM: Final = Struct("<BxxxIII")
 
 
@@ -29,7 +31,7 @@ class LineHead(NamedTuple):
     clips
         Clips of the newest versions, oldest first, the last that of `version`.
     opened_ms
-        Event time of the cohort's first contribution; None: it is empty.
+        Event time of the cohort's oldest contribution; None: it is empty.
     within
         Contributions that needed no clipping, in a line whose clip adapts. Private until noise is in it.
     bases
@@ -38,6 +40,8 @@ class LineHead(NamedTuple):
         16-byte names of the cohort's users.
     digests
         32-byte names of its updates, in the same order.
+    newest_ms
+        Event time of the cohort's newest contribution: like `opened_ms` the same in whatever order they came.
     """
 
     version: int
@@ -47,6 +51,7 @@ class LineHead(NamedTuple):
     bases: tuple[tuple[int, int], ...] = ()
     users: bytes = b""
     digests: bytes = b""
+    newest_ms: int = 0
 
     @property
     def contributions(self) -> int:
@@ -67,7 +72,7 @@ class LineHead(NamedTuple):
         return self.clips[place] if 0 <= place < len(self.clips) else None
 
     def encode(self) -> bytes:
-        """Versioned bytes: 48 a contribution beside some 30.
+        """Versioned bytes: 48 a contribution beside some 40.
 
         Examples
         --------
@@ -78,11 +83,12 @@ class LineHead(NamedTuple):
         return b"".join(
             (
                 _HEAD.pack(
-                    FORMAT,
+                    HEAD_FORMAT,
                     len(self.clips),
                     self.contributions,
                     self.version,
                     -1 if self.opened_ms is None else self.opened_ms,
+                    self.newest_ms,
                     self.within,
                     len(self.bases),
                 ),
@@ -102,8 +108,8 @@ class LineHead(NamedTuple):
         ValueError
             For bytes of another format, or of another length than they say.
         """
-        _check_format("line head", blob)
-        _, n_clips, n, version, opened_ms, within, n_bases = _HEAD.unpack_from(blob)
+        _check_format("line head", blob, HEAD_FORMAT)
+        _, n_clips, n, version, opened_ms, newest_ms, within, n_bases = _HEAD.unpack_from(blob)
         at_bases = _HEAD.size + 8 * n_clips
         at_users = at_bases + 16 * n_bases
         at_digests = at_users + USER_BYTES * n
@@ -119,6 +125,7 @@ class LineHead(NamedTuple):
             tuple((base, count) for base, count in pairs),
             blob[at_users:at_digests],
             blob[at_digests:],
+            newest_ms,
         )
 
 
@@ -174,6 +181,6 @@ def decode_sum(blob: bytes) -> FixedPointSum:
     return FixedPointSum(contributions, np.frombuffer(blob, "<i8", size, _SUM.size).astype(np.int64))
 
 
-def _check_format(what: str, blob: bytes) -> None:
-    if blob[:1] != bytes([FORMAT]):
-        raise ValueError(f"{what}: wanted format {FORMAT}, got {blob[:1].hex() or 'nothing'}")
+def _check_format(what: str, blob: bytes, wanted: int = FORMAT) -> None:
+    if blob[:1] != bytes([wanted]):
+        raise ValueError(f"{what}: wanted format {wanted}, got {blob[:1].hex() or 'nothing'}")

@@ -62,9 +62,9 @@ def noise_shares(head: LineHead) -> float:
 
 
 def release(
-    state: LineState, line: LineSettings, budget_epsilon: float, seed: Seed, at_ms: int, trigger: str
+    state: LineState, line: LineSettings, budget_epsilon: float, seed: Seed, trigger: str
 ) -> tuple[LineState, EdgeModel]:
-    """Make the next version of a line from its cohort.
+    """Make the next version of a line from its cohort, and of nothing else: no clock, no order of arrival.
 
     Local mode adds nothing: all is computed from noised contributions. Central mode adds noise that is a
     function of the cohort and the seed: releasing the same cohort again gives the same bytes, and another
@@ -74,8 +74,6 @@ def release(
     ----------
     state
         With at least one contribution.
-    at_ms
-        Event time; goes into the record and nothing else.
     trigger
         ``full`` or ``timeout``.
 
@@ -131,7 +129,7 @@ def release(
         max_staleness=max(head.version - base for base, _ in head.bases),
         seed_key_id=seed.key_id if line.mode is Mode.CENTRAL else "",
         trigger=trigger,
-        released_time=at_ms,
+        released_time=head.newest_ms,
     )
     clips = (*head.clips, next_clip)[-(line.max_staleness + 1) :]
     return LineState(LineHead(head.version + 1, clips), made, {}), record

@@ -101,6 +101,21 @@ class FixedPointSum(NamedTuple):
         return FixedPointSum(self.contributions + 1, self.total + units)
 
 
+    def add_many(self, count: int, total: NDArray[np.int64]) -> FixedPointSum:
+        """Return the sum with the sum of `count` contributions more, each within `MAX_UNITS`.
+
+        Raises
+        ------
+        Refused
+            As `add`.
+        """
+        if total.shape != self.total.shape:
+            raise Refused("wrong_shape", f"wanted {self.total.shape[0]} numbers, got shape {total.shape}")
+        if self.contributions + count > MAX_COUNT:
+            raise Refused("bad_value", f"wanted at most {MAX_COUNT} contributions in one sum")
+        return FixedPointSum(self.contributions + count, self.total + total)
+
+
 def empty_sum(dimension: int) -> FixedPointSum:
     """Return the sum of nothing."""
     return FixedPointSum(0, np.zeros(dimension, np.int64))
