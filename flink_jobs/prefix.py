@@ -18,9 +18,15 @@ from flink_jobs.shards import shard_keys, shard_sql
 from schemas import topics
 
 EVENTS, CONTROL, CREDITS = topics.EVENTS.name, topics.CONTROL.name, topics.CREDITS.name
-SESSIONS = topics.SESSIONS.name
+SESSIONS, SERVED = topics.SESSIONS.name, topics.SERVED.name
 
-FETCH = {EVENTS: (65_536, 50), CONTROL: (1, 500), CREDITS: (1, 500), SESSIONS: (32_768, 500)}
+FETCH = {
+    EVENTS: (65_536, 50),
+    CONTROL: (1, 500),
+    CREDITS: (1, 500),
+    SESSIONS: (32_768, 500),
+    SERVED: (32_768, 500),
+}
 """Bytes that a fetch waits for, and for how many ms: events come all the time, and otherwise every few of them
 would cost a request; the others are rare, and an answer that nothing came costs as much as one with a record."""
 
@@ -28,6 +34,8 @@ SOURCE_STRIDE = 1_000_000
 """`partition // SOURCE_STRIDE` tells the source topic, see `SOURCES`; the remainder is Kafka's partition."""
 
 SOURCES = (EVENTS, CONTROL, CREDITS)
+
+IDLE = "2 s"
 
 EVERY_SHARD_PREFIX = "*"
 """A control record whose Kafka key starts so goes to every shard."""
@@ -51,6 +59,7 @@ def micro_batches(
     group_id: str,
     sources: tuple[str, ...] = SOURCES,
     batch_ms: int | None = None,
+    idle: str = IDLE,
 ) -> Table:
     """Read topics and gather their rows by shard and window of `batch_ms`, by default `job.batch_ms`.
 
@@ -58,6 +67,8 @@ def micro_batches(
     ----------
     sources
         User-keyed topics; `partition // SOURCE_STRIDE` is the place in it.
+    idle
+        After this long without a record a partition no longer holds the event-time clock, in Flink's words.
 
     Returns
     -------
@@ -65,7 +76,7 @@ def micro_batches(
         Columns `shard_key INT`, `batch ROW<...>` as described above.
     """
     for index, topic in enumerate(sources):
-        t_env.execute_sql(_source_table(index, topic, settings, group_id))
+        t_env.execute_sql(_source_table(index, topic, settings, group_id, IDLE if topic == CONTROL else idle))
     count = settings.job.shards
     every_shard = ", ".join(str(index) for index in range(count))
     keys = ", ".join(str(key) for key in shard_keys(count))
@@ -113,7 +124,7 @@ def _watermark(topic: str) -> str:
     return "WATERMARK FOR ts AS ts - INTERVAL '1' SECOND"
 
 
-def _source_table(index: int, topic: str, settings: Settings, group_id: str) -> str:
+def _source_table(index: int, topic: str, settings: Settings, group_id: str, idle: str) -> str:
     kafka = settings.kafka
     fetch_bytes, fetch_wait_ms = FETCH[topic]
     return f"""
@@ -133,6 +144,6 @@ def _source_table(index: int, topic: str, settings: Settings, group_id: str) -> 
             'properties.isolation.level' = 'read_committed',
             'properties.fetch.min.bytes' = '{fetch_bytes}', 'properties.fetch.max.wait.ms' = '{fetch_wait_ms}',
             'scan.startup.mode' = '{settings.job.starting_offsets}',
-            'scan.watermark.idle-timeout' = '2 s',
+            'scan.watermark.idle-timeout' = '{idle}',
             'key.format' = 'raw', 'key.fields' = 'raw_key',
             'value.format' = 'raw', 'value.fields-include' = 'EXCEPT_KEY')"""

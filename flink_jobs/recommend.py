@@ -52,8 +52,8 @@ def build(settings: Settings) -> StreamExecutionEnvironment:
         udf(RankLists(settings), result_type="BYTES", func_type="pandas"),
     )
 
-    kafka_sink(t_env, settings, "sessions", SESSIONS, exactly_once=True)
-    kafka_sink(t_env, settings, "served", SERVED)
+    kafka_sink(t_env, settings, "sessions", SESSIONS, exactly_once=JOB)
+    kafka_sink(t_env, settings, "served", SERVED, timed=True)
     kafka_sink(t_env, settings, "dead_letters", DEAD_LETTERS)
     statements = t_env.create_statement_set()
     statements.add_insert_sql(
@@ -63,8 +63,8 @@ def build(settings: Settings) -> StreamExecutionEnvironment:
         f"INSERT INTO sessions SELECT `key`, payload FROM outputs WHERE kind = {SESSION}"
     )
     statements.add_insert_sql(f"""
-        INSERT INTO served SELECT `key`, list FROM (
-            SELECT `key`, rank_lists(kind, `key`, payload, version, at_ms, epoch) AS list
+        INSERT INTO served SELECT `key`, list, TO_TIMESTAMP_LTZ(at_ms, 3) FROM (
+            SELECT `key`, at_ms, rank_lists(kind, `key`, payload, version, at_ms, epoch) AS list
             FROM outputs WHERE kind > {SESSION})
         WHERE list IS NOT NULL""")
     statements.attach_as_datastream()
@@ -93,19 +93,34 @@ def configuration(settings: Settings) -> Configuration:
 
 
 def kafka_sink(
-    t_env: StreamTableEnvironment, settings: Settings, table: str, topic: str, exactly_once: bool = False
+    t_env: StreamTableEnvironment,
+    settings: Settings,
+    table: str,
+    topic: str,
+    *,
+    exactly_once: str | None = None,
+    timed: bool = False,
 ) -> None:
-    """Declare a table of keys and values that writes to a topic."""
+    """Declare a table of keys and values that writes to a topic.
+
+    Parameters
+    ----------
+    exactly_once
+        Name of the job, for transactions; None: at least once.
+    timed
+        A third column is the record's timestamp, for jobs that read the topic by event time. Else it is the clock's.
+    """
     kafka = settings.kafka
     guarantee = (
         f"""'sink.delivery-guarantee' = 'exactly-once',
-            'sink.transactional-id-prefix' = '{kafka.topic_prefix}{JOB}-{table}',
+            'sink.transactional-id-prefix' = '{kafka.topic_prefix}{exactly_once}-{table}',
             'properties.transaction.timeout.ms' = '{15 * 60_000}'"""
-        if exactly_once
+        if exactly_once is not None
         else "'sink.delivery-guarantee' = 'at-least-once'"
     )
+    time = ", ts TIMESTAMP_LTZ(3) METADATA FROM 'timestamp'" if timed else ""
     t_env.execute_sql(f"""
-        CREATE TEMPORARY TABLE {table} (k STRING, v BYTES) WITH (
+        CREATE TEMPORARY TABLE {table} (k STRING, v BYTES{time}) WITH (
             'connector' = 'kafka', 'topic' = '{kafka.topic_prefix}{topic}',
             'properties.bootstrap.servers' = '{kafka.bootstrap_servers}',
             'properties.max.request.size' = '{MAX_DEAD_LETTER_BYTES}',

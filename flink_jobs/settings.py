@@ -16,8 +16,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
+from udfs.feedback.rules import FeedbackRules
+
 ENVIRONMENT_PREFIX = "TAILRACE_"
 DEFAULT_FILE = "tailrace.toml"
+_RULES = FeedbackRules()
 
 
 class SettingsError(ValueError):
@@ -116,6 +119,40 @@ class Similarity(_Section):
     forget_after_ms: int = Field(400 * 86_400_000, description="of no session with an item")
 
 
+class Feedback(_Section):
+    """The feedback job; shards, checkpoints and `max_event_bytes` are those of `[job]`.
+
+    Windows count from a list's first impression; the meaning of each is in `udfs/feedback/rules.py`.
+    """
+
+    parallelism: int = Field(1, ge=1)
+    batch_ms: int = Field(1_000, ge=1, description="records gathered by user shard in the JVM")
+    idle_ms: int = Field(
+        10_000, ge=100, description="a partition without a record for this long no longer holds the clock"
+    )
+    click_ms: int = Field(_RULES.click_ms, ge=0, description="a click counts for so long")
+    dwell_ms: int = Field(_RULES.dwell_ms, ge=0, description="a stay on an item's page")
+    add_to_cart_ms: int = Field(_RULES.add_to_cart_ms, ge=0, description="what is put into the cart")
+    purchase_ms: int = Field(_RULES.purchase_ms, ge=0, description="what is bought")
+    credit_ms: int = Field(_RULES.credit_ms, ge=1, description="credits wait for so long, examples for all")
+    skew_ms: int = Field(_RULES.skew_ms, ge=0, description="an outcome may lie so long before its impression")
+    lateness_ms: int = Field(_RULES.lateness_ms, ge=0, description="how long a late record is waited for")
+    superseded_ms: int = Field(
+        _RULES.superseded_ms, ge=0, description="a list is kept for so long after a newer one"
+    )
+    list_ttl_ms: int = Field(_RULES.list_ttl_ms, ge=0, description="the newest list is kept for so long")
+    click_reward: float = Field(_RULES.click_reward, ge=0, le=1)
+    dwell_reward: float = Field(_RULES.dwell_reward, ge=0, le=1)
+    add_to_cart_reward: float = Field(_RULES.add_to_cart_reward, ge=0, le=1)
+    purchase_reward: float = Field(_RULES.purchase_reward, ge=0, le=1)
+    dwell_from_s: float = Field(_RULES.dwell_from_s, ge=0, description="a shorter stay earns nothing")
+
+    @property
+    def rules(self) -> FeedbackRules:
+        """What the logic takes."""
+        return FeedbackRules(**{name: getattr(self, name) for name in FeedbackRules._fields})
+
+
 class Model(_Section):
     """Where bundles stand and how they rank."""
 
@@ -159,12 +196,14 @@ class Settings(_Section):
     redis: Redis = Redis()
     job: Job = Job()
     similarity: Similarity = Similarity()
+    feedback: Feedback = Feedback()
     model: Model = Model()
     stack: Stack = Stack()
 
     @model_validator(mode="after")
     def _fit_together(self) -> Settings:
         """Refuse here what a worker would refuse at every restart."""
+        self.feedback.rules.check()
         model, redis, job = self.model, self.redis, self.job
         if not redis.list_size <= model.finalists <= model.candidates:
             raise ValueError(

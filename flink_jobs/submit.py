@@ -1,4 +1,4 @@
-"""The one place that runs a job: `flink run -pym flink_jobs.submit -pyfs CODE ... recommend [SETTINGS.toml]`.
+"""The one place that runs a job: `flink run -pym flink_jobs.submit -pyfs CODE ... JOB [SETTINGS.toml] [KEY=VALUE]`.
 
 CODE is made by `shipped_code.package_code`: our own packages. Everything else is the documented environment of the
 workers (deploy/README.md).
@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 
 from pyflink.datastream import StreamExecutionEnvironment
 
-from flink_jobs import recommend, similarity
+from flink_jobs import feedback, recommend, similarity
 from flink_jobs.settings import Settings, load
 
 JOBS: dict[str, Callable[[Settings], StreamExecutionEnvironment]] = {
     "recommend": recommend.build,
     "similarity": similarity.build,
+    "feedback": feedback.build,
 }
 
 
@@ -32,9 +33,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="flink_jobs.submit", description=main.__doc__)
     # Positional: `flink run` takes an option like --job for the beginning of its own --jobmanager.
     parser.add_argument("job", choices=sorted(JOBS))
-    parser.add_argument("settings", nargs="?", help="a tailrace.toml; else the defaults and the environment")
+    parser.add_argument(
+        "settings",
+        nargs="*",
+        help="a tailrace.toml; else the defaults and the environment. section.key=value wins over both",
+    )
     given = parser.parse_args(arguments)
-    JOBS[given.job](shipped_settings(load(given.settings))).execute(given.job)
+    JOBS[given.job](shipped_settings(chosen_settings(given.settings))).execute(given.job)
+
+
+def chosen_settings(words: Sequence[str]) -> Settings:
+    """Read a file's settings, and `section.key=value` above them.
+
+    Examples
+    --------
+    >>> chosen_settings(["feedback.parallelism=3"]).feedback.parallelism
+    3
+    """
+    overrides: dict[str, dict[str, str]] = {}
+    files = []
+    for word in words:
+        name, is_value, value = word.partition("=")
+        section, _, key = name.partition(".")
+        if is_value:
+            overrides.setdefault(section, {})[key] = value
+        else:
+            files.append(word)
+    return load(files[0] if files else None, **overrides)
 
 
 if __name__ == "__main__":

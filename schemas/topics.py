@@ -71,7 +71,8 @@ EXAMPLES: Final = Topic(
     "Example",
     "tenant/user",
     "user",
-    {"cleanup.policy": "delete", "max.message.bytes": str(4 * MIB)},
+    # An experiment is judged by weeks of them.
+    {"cleanup.policy": "delete", "max.message.bytes": str(4 * MIB), "retention.ms": str(90 * DAY_MS)},
 )
 SESSIONS: Final = Topic(
     "recs.sessions.v1",

@@ -8,7 +8,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ def run_command(
     config: Path | None,
     savepoint: str | None = None,
     allow_non_restored_state: bool = False,
+    overrides: Sequence[str] = (),
 ) -> list[str]:
     """Give the plain `flink run` line that submits a job.
 
@@ -45,6 +46,8 @@ def run_command(
         Path to start from.
     allow_non_restored_state
         Start also when the savepoint has state of operators that this job no longer has.
+    overrides
+        Settings as ``section.key=value``, above the file's and the environment's.
     """
     program, _ = flink_command_environment(settings)
     code = package_code(settings.stack.cache.resolve() / "job-code")
@@ -55,7 +58,7 @@ def run_command(
     target = ["--detached", "--jobmanager", jobmanager, "--parallelism", str(settings.job.parallelism)]
     return [
         str(program), "run", *target, *resume,
-        "--pyModule", "flink_jobs.submit", "--pyFiles", str(code), job, *chosen,
+        "--pyModule", "flink_jobs.submit", "--pyFiles", str(code), job, *chosen, *overrides,
     ]  # fmt: skip
 
 
@@ -66,6 +69,7 @@ def submit(
     config: Path | None = None,
     savepoint: str | None = None,
     allow_non_restored_state: bool = False,
+    overrides: Sequence[str] = (),
 ) -> str:
     """Submit a job and return its id; the arguments are those of `run_command`.
 
@@ -74,7 +78,7 @@ def submit(
     UserError
         TR-251 with what the client said, when the cluster did not take it.
     """
-    command = run_command(settings, job, jobmanager, config, savepoint, allow_non_restored_state)
+    command = run_command(settings, job, jobmanager, config, savepoint, allow_non_restored_state, overrides)
     printed = _flink(settings, command)
     found = _JOB_ID.search(printed)
     if found is None:

@@ -15,6 +15,7 @@ from tailrace.commands.options import Config, Json
 from tailrace.connections import store
 from tailrace.errors import ExitCode, UserError
 from tailrace.job_counts import NOTES, OUTCOMES, JobCounts, sum_counts
+from udfs.feedback.join_rate import join_rate
 
 _DOCS = {
     "accepted": "entered the user's state",
@@ -53,11 +54,18 @@ def counts(
             ExitCode.NOT_RUNNING,
         )
     found = sum_counts(fields)
+    rate = join_rate(found.total) if job == "feedback" else None
     if as_json:
         summary = {"job": job, "shards": found.shards, "refused": sum(found.refused.values())}
+        if job == "feedback":
+            summary["join_rate"] = rate
         typer.echo(json.dumps(summary | {"counts": found.total}))
     else:
         _show(found)
+        if rate is not None:
+            typer.echo(
+                f"{100 * rate:>14.3f}% of the lists that were shown, and are settled, found their record"
+            )
 
 
 def _show(found: JobCounts) -> None:

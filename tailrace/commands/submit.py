@@ -14,7 +14,8 @@ from tailrace.commands.stack import Config, Json
 from tailrace.connections import ensure_topics
 from tailrace.errors import ExitCode, UserError
 
-JOBS = ("recommend", "similarity")
+JOBS = ("recommend", "similarity", "feedback")
+_SECTIONS = {"recommend": "job"}
 
 
 def register(app: typer.Typer) -> None:
@@ -23,7 +24,7 @@ def register(app: typer.Typer) -> None:
 
 
 def submit(
-    job: Annotated[str, typer.Argument(help="recommend or similarity")],
+    job: Annotated[str, typer.Argument(help="recommend, similarity or feedback")],
     jobmanager: Annotated[
         str | None,
         typer.Option("--jobmanager", "-m", help="HOST:PORT of Flink's REST; default: the local stack."),
@@ -42,6 +43,9 @@ def submit(
             help="Start also where the savepoint has state of operators that the job no longer has; it is dropped.",
         ),
     ] = False,
+    parallelism: Annotated[
+        int | None, typer.Option("--parallelism", "-p", min=1, help="Slots it takes; default: its setting.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the `flink run` line and do nothing.")
     ] = False,
@@ -52,9 +56,13 @@ def submit(
     if job not in JOBS:
         raise UserError("TR-250", f"job {job!r}; there is {', '.join(JOBS)}", exit_code=ExitCode.USAGE)
     settings = load(config)
+    section = _SECTIONS.get(job, job)
+    overrides = [] if parallelism is None else [f"{section}.parallelism={parallelism}"]
     target = jobmanager or flink_client.local_jobmanager(settings)
     if dry_run:
-        line = flink_client.run_command(settings, job, target, config, savepoint, allow_non_restored_state)
+        line = flink_client.run_command(
+            settings, job, target, config, savepoint, allow_non_restored_state, overrides
+        )
         typer.echo(shlex.join(line))
         return
     ensure_topics(settings)
@@ -72,7 +80,9 @@ def submit(
         savepoint = flink_client.stop_with_savepoint(settings, job_id, target, folder)
         if not as_json:
             typer.echo(f"stopped {job_id} with savepoint {savepoint}")
-    job_id = flink_client.submit(settings, job, target, config, savepoint, allow_non_restored_state)
+    job_id = flink_client.submit(
+        settings, job, target, config, savepoint, allow_non_restored_state, overrides
+    )
     if wait:
         flink_client.wait_until_running(
             target, job_id, progress=lambda line: None if as_json else typer.echo(line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ from typer.testing import CliRunner
 from tailrace import flink_client
 from tailrace.cli import app
 from tailrace.commands import submit
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # PyFlink's own, while it is imported
+    from flink_jobs.submit import chosen_settings
 
 
 @pytest.fixture
@@ -36,6 +41,21 @@ def test_state_without_an_operator_is_allowed_only_when_asked_for(
     options, program = words[: words.index("--pyModule")], words[words.index("--pyModule") :]
     assert options[options.index("--fromSavepoint") + 1] == "file:///savepoint"
     assert "--allowNonRestoredState" not in program
+
+
+@pytest.mark.parametrize(
+    ("job", "wanted"),
+    [("recommend", "job"), ("similarity", "similarity"), ("feedback", "feedback")],
+)
+def test_a_parallelism_given_on_the_line_wins_over_the_file(config: Path, job: str, wanted: str) -> None:
+    config.write_text(config.read_text(encoding="utf-8") + f"[{wanted}]\nparallelism = 2\n", encoding="utf-8")
+    result = CliRunner().invoke(app, ["submit", job, "-p", "1", "--config", str(config), "--dry-run"])
+    assert result.exit_code == 0, result.output
+    words = shlex.split(result.output)
+    program = words[words.index(job) + 1 :]
+    settings = chosen_settings(program)
+    assert getattr(settings, wanted).parallelism == 1
+    assert settings.stack.home == config.parent / "home"
 
 
 @pytest.mark.parametrize("allowed", [False, True])
