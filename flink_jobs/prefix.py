@@ -19,6 +19,7 @@ from schemas import topics
 
 EVENTS, CONTROL, CREDITS = topics.EVENTS.name, topics.CONTROL.name, topics.CREDITS.name
 SESSIONS, SERVED = topics.SESSIONS.name, topics.SERVED.name
+EDGE_UPDATES = topics.EDGE_UPDATES.name
 
 FETCH = {
     EVENTS: (65_536, 50),
@@ -26,6 +27,7 @@ FETCH = {
     CREDITS: (1, 500),
     SESSIONS: (32_768, 500),
     SERVED: (32_768, 500),
+    EDGE_UPDATES: (65_536, 200),
 }
 """Bytes that a fetch waits for, and for how many ms: events come all the time, and otherwise every few of them
 would cost a request; the others are rare, and an answer that nothing came costs as much as one with a record."""

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
+from flink_jobs.federate_settings import Federate
 from udfs.feedback.rules import FeedbackRules
 
 ENVIRONMENT_PREFIX = "TAILRACE_"
@@ -196,6 +197,7 @@ class Settings(_Section):
     redis: Redis = Redis()
     job: Job = Job()
     similarity: Similarity = Similarity()
+    federate: Federate = Federate()
     feedback: Feedback = Feedback()
     model: Model = Model()
     stack: Stack = Stack()

@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 
 from pyflink.datastream import StreamExecutionEnvironment
 
-from flink_jobs import feedback, recommend, similarity
+from flink_jobs import federate, feedback, recommend, similarity
 from flink_jobs.settings import Settings, load
 
 JOBS: dict[str, Callable[[Settings], StreamExecutionEnvironment]] = {
     "recommend": recommend.build,
     "similarity": similarity.build,
+    "federate": federate.build,
     "feedback": feedback.build,
 }
 
@@ -25,7 +26,8 @@ def shipped_settings(settings: Settings) -> Settings:
     """Give the settings that travel with the job: paths made absolute, secrets left to the workers' environment."""
     model = settings.model.model_copy(update={"root": settings.model.root.resolve()})
     redis = settings.redis.model_copy(update={"password": None})
-    return settings.model_copy(update={"model": model, "redis": redis})
+    federated = settings.federate.model_copy(update={"noise_key": None})
+    return settings.model_copy(update={"model": model, "redis": redis, "federate": federated})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

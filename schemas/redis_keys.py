@@ -100,6 +100,17 @@ def trending_key(scope: str, tenant: str = DEFAULT_TENANT) -> str:
     return f"{_prefix(tenant)}trending:{escape_id(scope)}"
 
 
+def edge_budget_key(key: str, topic_prefix: str = "", hash_tags: bool = True) -> str:
+    """HASH of what a user of the federate job has spent, from the Kafka key (`schemas.ids.user_key`).
+
+    Examples
+    --------
+    >>> edge_budget_key("default/u1"), edge_budget_key("acme/u1", "test-", hash_tags=False)
+    ('edge:budget:{default/u1}', 'edge:budget:test-acme/u1')
+    """
+    return f"edge:budget:{topic_prefix}{_tagged(key, hash_tags)}"
+
+
 def stats_key(job: str, topic_prefix: str = "") -> str:
     """HASH of a job's counters, in the deployment whose topics have this prefix.
 

@@ -14,7 +14,7 @@ from tailrace.commands.stack import Config, Json
 from tailrace.connections import ensure_topics
 from tailrace.errors import ExitCode, UserError
 
-JOBS = ("recommend", "similarity", "feedback")
+JOBS = ("recommend", "similarity", "federate", "feedback")
 _SECTIONS = {"recommend": "job"}
 
 
@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
 
 
 def submit(
-    job: Annotated[str, typer.Argument(help="recommend, similarity or feedback")],
+    job: Annotated[str, typer.Argument(help="recommend, similarity, federate or feedback")],
     jobmanager: Annotated[
         str | None,
         typer.Option("--jobmanager", "-m", help="HOST:PORT of Flink's REST; default: the local stack."),

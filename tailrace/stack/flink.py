@@ -23,6 +23,7 @@ from tailrace.errors import ExitCode, UserError
 from tailrace.stack.flink_config import flink_configuration
 from tailrace.stack.jars import fetch_jars, locked_jars
 from tailrace.stack.java import Java, find_java
+from tailrace.stack.noise_key import noise_key
 from tailrace.stack.service import Service
 
 _JOB_MANAGER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
@@ -136,6 +137,8 @@ def _service(settings: Settings, java: Java, name: str, main_class: str, options
     _, environment = flink_command_environment(settings, java)
     scratch = home / "tmp" / name
     role = "JM" if name == "jobmanager" else "TM"
+    if role == "TM":
+        environment |= noise_key(home)
     heap, sizes = _memory(java, role, home, environment)
     log = home / "logs" / f"{name}.log"
     opens = flink_configuration(settings, wheel_folder())["env.java.opts.all"].split()

@@ -100,7 +100,6 @@ class FixedPointSum(NamedTuple):
             raise Refused("bad_value", f"wanted at most {MAX_COUNT} contributions in one sum")
         return FixedPointSum(self.contributions + 1, self.total + units)
 
-
     def add_many(self, count: int, total: NDArray[np.int64]) -> FixedPointSum:
         """Return the sum with the sum of `count` contributions more, each within `MAX_UNITS`.
 

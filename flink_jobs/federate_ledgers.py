@@ -1,0 +1,230 @@
+"""The first step of the federate job: updates of a user shard in, what their ledgers let through out.
+
+**State** (keyed by user shard, RocksDB)
+    `ledgers`: user key → what the user has spent, at most `udfs.federate.ledger.MAX_LEDGER_BYTES` each. `wheel`:
+    day → users to look at then. `shard`: counts, and the newest time of each partition of the updates.
+**Forgets**
+    A ledger one whole epoch after its own, unless consent was taken back. No state time-to-live: it would hand out
+    budgets anew.
+**Order**
+    Records are applied by (partition, offset); a user's share a partition, so a user's own order is kept whatever
+    the batches are, and who is over budget does not depend on them.
+
+A refused update leaves for the dead letters without its numbers; what cannot be decoded leaves no byte.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pyflink.common import Row, Types
+from pyflink.datastream import KeyedProcessFunction, RuntimeContext
+from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
+
+from flink_jobs import time_wheel
+from flink_jobs.dead_letter import dead_letter
+from flink_jobs.federate_settings import model_lines
+from flink_jobs.federate_store import JOB, open_store
+from flink_jobs.prefix import CONTROL, EDGE_UPDATES, EVERY_SHARD_PREFIX, SOURCE_STRIDE
+from flink_jobs.settings import Settings
+from flink_jobs.shard_record import ShardRecord
+from flink_jobs.shards import index_of_keys, shard_of
+from flink_jobs.shipped_code import by_own_code
+from schemas.codec import Codec, encode
+from schemas.refusal import Refused
+from schemas.validation import validate_control
+from udfs.federate.contribution import Contribution, pack_packet
+from udfs.federate.ledger import BudgetLedger, BudgetLogic, LedgerStep
+from udfs.federate.update_check import check_update, redacted
+
+SOURCES = (EDGE_UPDATES, CONTROL)
+DEAD_LETTER, PACKET = range(2)
+"""Kinds of output rows."""
+
+OUTPUT_TYPE = Types.ROW_NAMED(
+    ["kind", "shard", "key", "payload"],
+    [Types.INT(), Types.INT(), Types.STRING(), Types.PRIMITIVE_ARRAY(Types.BYTE())],
+)
+"""kind; line shard; key of a dead letter; the letter, or a packet (`udfs.federate.contribution`)."""
+
+DAY_MS = 86_400_000
+
+
+class LedgerShell(KeyedProcessFunction):
+    """Charge a shard's updates to their users, and pass on what the budgets allow.
+
+    Parameters
+    ----------
+    settings
+        Read once at submission, and shipped with the job.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, ...]]:
+        """Travel so that a TaskManager that has run an older release runs this one."""
+        return by_own_code(LedgerShell, self._settings)
+
+    def open(self, runtime_context: RuntimeContext) -> None:
+        """Open state."""
+        blob = Types.PICKLED_BYTE_ARRAY()
+        self._ledgers = runtime_context.get_map_state(MapStateDescriptor("ledgers", Types.STRING(), blob))
+        self._wheel = runtime_context.get_map_state(MapStateDescriptor("wheel", Types.LONG(), blob))
+        self._shard = runtime_context.get_state(ValueStateDescriptor("shard", blob))
+        federate, self._shards = self._settings.federate, self._settings.job.shards
+        self._index_of_key = index_of_keys(self._shards)
+        self._lines = model_lines(federate)
+        self._logic = BudgetLogic(self._lines, federate.budget, federate.budget_delta, federate.epoch_ms)
+        self._codec = Codec(self._settings.kafka.schema_ids)
+        self._store = open_store(self._settings)
+
+    def close(self) -> None:
+        """Leave the store."""
+        self._store.close()
+
+    def process_element(self, value: Any, ctx: KeyedProcessFunction.Context) -> Iterator[Row]:
+        """Apply one micro-batch (`prefix.BATCH_TYPE`)."""
+        keys, payloads, partitions, offsets, times, _ = value
+        index = self._index_of_key[ctx.get_current_key()]
+        record = self._shard.value()
+        work = _Batch(self._logic, self._ledgers, self._wheel, record, index, self._shards)
+        packed: dict[str, list[bytes]] = {}
+        rows = zip(partitions, offsets, keys, payloads, times, strict=True)
+        for partition, offset, key, payload, at_ms in sorted(rows, key=lambda row: row[:2]):
+            if SOURCES[partition // SOURCE_STRIDE] == CONTROL:
+                self._order(work, key, payload, at_ms)
+                continue
+            place = (EDGE_UPDATES, partition % SOURCE_STRIDE, offset, at_ms)
+            kept = b""  # what a dead letter may have of the update: nothing, as long as it is not decoded
+            work.clock(place[1], at_ms)
+            try:
+                update = self._codec.decode("EdgeUpdate", payload)
+                kept = encode(redacted(update))
+                check_update(update, key, self._lines)
+                if not work.update(key, update, at_ms):
+                    continue
+            except Refused as refused:
+                work.shard.count(f"refused_{refused.reason}")
+                yield Row(DEAD_LETTER, 0, *dead_letter(*place, key, kept, refused, JOB))
+                continue
+            one = Contribution.of(update, at_ms, place[1], offset)
+            packed.setdefault(update.model_line, []).append(one.pack())
+        for line, contributions in packed.items():
+            yield Row(PACKET, shard_of(line, self._shards), "", pack_packet(line, contributions))
+        work.close()
+        self._shard.update(work.encode())
+        self._store.put_budgets({key: self._view(ledger) for key, ledger in work.changed.items()})
+        self._store.put_shard_counts(f"ledgers-{index}", work.shard.counts)
+
+    def _order(self, work: _Batch, key: str, payload: bytes, at_ms: int) -> None:
+        """Obey an order about a user; one that cannot be read is a dead letter of the recommend job."""
+        try:
+            control = self._codec.decode("Control", payload)
+            validate_control(control, key)
+        except Refused:
+            return
+        if not key.startswith(EVERY_SHARD_PREFIX):
+            work.take(key, self._logic.on_control(work.ledger(key), control, at_ms))
+
+    def _view(self, ledger: BudgetLedger) -> dict[str, int | float | str]:
+        """Give the fields of a user's budget as they stand in the store."""
+        federate = self._settings.federate
+        return {
+            "epoch": ledger.epoch,
+            "epsilon": self._logic.epsilon_spent(ledger),
+            "budget_epsilon": federate.budget,
+            "delta": federate.budget_delta,
+            "contributions": ledger.contributions,
+            "revoked": int(ledger.revoked),
+        }
+
+
+class _Batch:
+    """One call's work: each ledger read once and written once."""
+
+    def __init__(
+        self, logic: BudgetLogic, ledgers: Any, wheel: Any, record: bytes | None, index: int, shards: int
+    ) -> None:
+        self._logic = logic
+        self._ledgers = ledgers
+        self._wheel = wheel
+        text, _, clocks = (record or b"").partition(b"\n")
+        self.shard = ShardRecord.decode(text or None, index, shards)
+        self._clocks: dict[str, int] = json.loads(clocks) if clocks else {}
+        self._day_before = self._day()
+        self._before: dict[str, bytes | None] = {}
+        self._now: dict[str, BudgetLedger | None] = {}
+        self._wakes: dict[int, list[str]] = {}
+        self.changed: dict[str, BudgetLedger] = {}
+
+    def clock(self, partition: int, at_ms: int) -> None:
+        """Note how far a partition of the updates is; the broker stamps them, so its times only grow."""
+        if at_ms > self._clocks.get(str(partition), 0):
+            self._clocks[str(partition)] = at_ms
+
+    def update(self, key: str, update: Any, at_ms: int) -> bool:
+        """Charge an update; whether it goes on. Raises `Refused`."""
+        self.shard.count("updates")
+        step = self._logic.on_update(self.ledger(key), update, at_ms)
+        if step.refused is not None:
+            self.take(key, step._replace(counts=()))
+            raise step.refused
+        self.take(key, step)
+        return step.accepted
+
+    def ledger(self, key: str) -> BudgetLedger | None:
+        """Give a user's ledger."""
+        if key not in self._now:
+            data = self._before[key] = self._ledgers.get(key)
+            self._now[key] = None if data is None else BudgetLedger.decode(data)
+        return self._now[key]
+
+    def take(self, key: str, step: LedgerStep) -> None:
+        """Note what a step made of a user's ledger."""
+        before, ledger = self._now[key], step.ledger
+        if ledger is not None and not ledger.revoked and (before is None or before.revoked):
+            self._wake(key, ledger)
+        self._now[key] = ledger
+        for name in step.counts:
+            self.shard.count(name)
+
+    def close(self) -> None:
+        """Forget who is due, and write what changed."""
+        today = self._day()
+        if today != self._day_before:
+            for day in [day for day in list(self._wheel.keys()) if day < today]:
+                for key in time_wheel.take(self._wheel, day):
+                    self._look_at(key)
+        for day, names in self._wakes.items():
+            time_wheel.add(self._wheel, day, names)
+        for key, ledger in self._now.items():
+            data = None if ledger is None else ledger.encode()
+            if data == self._before[key]:
+                continue
+            if ledger is None:
+                self._ledgers.remove(key)
+            else:
+                self._ledgers.put(key, data)
+                self.changed[key] = ledger
+
+    def encode(self) -> bytes:
+        """Give the shard's record."""
+        return self.shard.encode() + b"\n" + json.dumps(self._clocks).encode()
+
+    def _day(self) -> int:
+        """The day before which users are looked at: that of the partition that is furthest behind."""
+        return min(self._clocks.values(), default=0) // DAY_MS
+
+    def _look_at(self, key: str) -> None:
+        step = self._logic.on_wake(self.ledger(key), min(self._clocks.values()))
+        ledger = self._now[key] = step.ledger
+        for name in step.counts:
+            self.shard.count(name)
+        if ledger is not None and not ledger.revoked:
+            self._wake(key, ledger)
+
+    def _wake(self, key: str, ledger: BudgetLedger) -> None:
+        self._wakes.setdefault(self._logic.forget_at_ms(ledger) // DAY_MS, []).append(key)

@@ -1,0 +1,244 @@
+"""The second step of the federate job: packets of contributions in, versions of model lines out.
+
+**State** (keyed by line shard, RocksDB), each value at most 256 KiB and some bytes, whatever the model's size
+    `heads`: line → `LineHead`, 48 bytes a contribution of the open cohort. `weights`: line and block → that part of
+    the newest model. `sums`: line, base version and block → that part of a partial sum. `shard`: counts.
+**Forgets**
+    A cohort's sums when it is released. A line that the settings no longer name stays as it is.
+**Order**
+    Contributions of a window are taken in the order of the broker's time. Sums do not depend on it; which
+    contributions a cohort has does, and its noise depends on the cohort.
+**On replay**
+    State comes from the checkpoint. Versions written after it were never committed; a cohort that is released again
+    has the same bytes, because nothing but its contributions and the noise key decides them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from struct import Struct
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pyflink.common import Row, Types
+from pyflink.datastream import KeyedProcessFunction, RuntimeContext
+from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
+
+from flink_jobs.dead_letter import dead_letter
+from flink_jobs.federate_settings import Federate, model_lines
+from flink_jobs.federate_store import JOB, open_store
+from flink_jobs.prefix import EDGE_UPDATES
+from flink_jobs.settings import Settings, load
+from flink_jobs.shard_record import ShardRecord
+from flink_jobs.shards import index_of_keys, shard_of
+from flink_jobs.shipped_code import by_own_code
+from schemas.codec import encode
+from schemas.ids import user_key
+from schemas.records import EdgeModel
+from udfs.federate.contribution import Contribution, unpack_packet
+from udfs.federate.line import LineLogic
+from udfs.federate.line_batch import BatchStep, on_batch
+from udfs.federate.line_settings import LineSettings
+from udfs.federate.line_state import LineHead, decode_sum, encode_sum, first_state
+from udfs.federate.release import Seed, first_record
+from udfs.privacy.fixed_point import FixedPointSum
+from udfs.privacy.keyed_noise import MIN_KEY_BYTES
+from udfs.privacy.terms import Mode
+
+BATCH_TYPE = Types.ROW([Types.OBJECT_ARRAY(Types.PRIMITIVE_ARRAY(Types.BYTE())), Types.LONG()])
+"""Packets of one line shard and window, empty ones are ticks; their number."""
+
+OUTPUT_TYPE = Types.ROW_NAMED(
+    ["kind", "key", "payload"], [Types.INT(), Types.STRING(), Types.PRIMITIVE_ARRAY(Types.BYTE())]
+)
+DEAD_LETTER, MODEL = range(2)
+"""Kinds of output rows."""
+
+BLOCK_NUMBERS = 32_768
+"""Numbers in a state value, 256 KiB: RocksDB reads and writes values whole."""
+
+FORMAT = 1
+_BLOCK = Struct("<BxxxI")
+"""Format; numbers in the whole model."""
+
+
+class LineShell(KeyedProcessFunction):
+    """Add contributions to a shard's model lines, and release their versions.
+
+    Parameters
+    ----------
+    settings
+        Read once at submission, and shipped with the job; without the noise key, which is in the environment.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, ...]]:
+        """Travel so that a TaskManager that has run an older release runs this one."""
+        return by_own_code(LineShell, self._settings)
+
+    def open(self, runtime_context: RuntimeContext) -> None:
+        """Open state, and read the noise key where a line needs it."""
+        blob = Types.PICKLED_BYTE_ARRAY()
+
+        def blobs(name: str) -> Any:
+            return runtime_context.get_map_state(MapStateDescriptor(name, Types.STRING(), blob))
+
+        self._heads, self._weights, self._sums = blobs("heads"), blobs("weights"), blobs("sums")
+        self._shard = runtime_context.get_state(ValueStateDescriptor("shard", blob))
+        federate, shards = self._settings.federate, self._settings.job.shards
+        self._index_of_key = index_of_keys(shards)
+        lines = model_lines(federate)
+        seed = noise_seed(federate, lines)
+        self._logics: dict[int, dict[str, LineLogic]] = {}
+        for name, line in lines.items():
+            self._logics.setdefault(shard_of(name, shards), {})[name] = LineLogic(line, federate.budget, seed)
+        self._store = open_store(self._settings)
+
+    def close(self) -> None:
+        """Leave the store."""
+        self._store.close()
+
+    def process_element(self, value: Any, ctx: KeyedProcessFunction.Context) -> Iterator[Row]:
+        """Apply the packets of one window (`BATCH_TYPE`), then let time pass."""
+        packets, _ = value
+        index = self._index_of_key[ctx.get_current_key()]
+        clock_ms = ctx.timer_service().current_processing_time() - self._settings.federate.timeout_grace_ms
+        came: dict[str, list[Contribution]] = {}
+        for packet in packets:
+            if packet:
+                line, contributions = unpack_packet(packet)
+                came.setdefault(line, []).extend(contributions)
+        logics = self._logics.get(index, {})
+        counts: dict[str, int] = {}
+        for name in came.keys() - logics.keys():
+            counts["unknown_line"] = counts.get("unknown_line", 0) + len(came[name])
+        for name, logic in logics.items():
+            ordered = sorted(came.get(name, ()), key=lambda one: (one.at_ms, one.partition, one.offset))
+            yield from self._line(name, logic, ordered, clock_ms, counts)
+        if counts:
+            record = ShardRecord.decode(self._shard.value(), index, self._settings.job.shards)
+            for counter, by in counts.items():
+                record.counts[counter] = record.counts.get(counter, 0) + by
+            self._shard.update(record.encode())
+            self._store.put_shard_counts(f"lines-{index}", record.counts)
+
+    def _line(
+        self,
+        name: str,
+        logic: LineLogic,
+        contributions: list[Contribution],
+        clock_ms: int,
+        counts: dict[str, int],
+    ) -> Iterator[Row]:
+        numbers = _StoredNumbers(name, logic.line.dimension, self._weights, self._sums)
+        blob = self._heads.get(name)
+        if blob is None:
+            state = first_state(np.zeros(logic.line.dimension), logic.line.first_clip_norm)
+            head = state.head
+            numbers.put_weights(state.weights)
+            self._heads.put(name, head.encode())
+            yield _model_row(first_record(state, logic.line, logic.budget_epsilon, 0))
+        else:
+            head = LineHead.decode(blob)
+        step = on_batch(logic, head, numbers, contributions, clock_ms)
+        if step.head != head:
+            self._heads.put(name, step.head.encode())
+            numbers.keep(step)
+        for one, refused in step.refused:
+            place = (EDGE_UPDATES, one.partition, one.offset, one.at_ms)
+            kept = one.without_numbers(
+                name, str(logic.line.mode), logic.line.noise_multiplier, logic.line.dimension
+            )
+            key = user_key(kept.tenant, kept.user_id)
+            yield Row(DEAD_LETTER, *dead_letter(*place, key, encode(kept), refused, JOB))
+        for record in step.released:
+            yield _model_row(record)
+        for counter, by in step.counts.items():
+            is_refusal = any(refused.reason == counter for _, refused in step.refused)
+            told = f"refused_{counter}" if is_refusal else f"line_{counter}"
+            counts[told] = counts.get(told, 0) + by
+
+
+class _StoredNumbers:
+    """The numbers of one line in Flink's state, by block."""
+
+    def __init__(self, name: str, dimension: int, weights: Any, sums: Any) -> None:
+        self._name = name
+        self._dimension = dimension
+        self._weights = weights
+        self._sums = sums
+        self._starts = range(0, dimension, BLOCK_NUMBERS)
+
+    def weights(self) -> NDArray[np.float64]:
+        """The newest model, float64 (d,)."""
+        blocks = []
+        for start in self._starts:
+            block = self._weights.get(f"{self._name}/{start}") or bytes(_BLOCK.size)
+            form, dimension = _BLOCK.unpack_from(block)
+            if (form, dimension) != (FORMAT, self._dimension):
+                raise ValueError(
+                    f"line {self._name!r}: the state has a model of format {form} and {dimension} numbers, wanted "
+                    f"format {FORMAT} and {self._dimension}; give the line another name"
+                )
+            blocks.append(np.frombuffer(block, "<f8", offset=_BLOCK.size))
+        return np.concatenate(blocks)
+
+    def put_weights(self, weights: NDArray[np.float64]) -> None:
+        """Store a model."""
+        head = _BLOCK.pack(FORMAT, self._dimension)
+        for start in self._starts:
+            block = weights[start : start + BLOCK_NUMBERS].astype("<f8").tobytes()
+            self._weights.put(f"{self._name}/{start}", head + block)
+
+    def sum_of(self, base_version: int) -> FixedPointSum | None:
+        """The sum of what started from a version; None: there is none."""
+        parts = []
+        for start in self._starts:
+            block = self._sums.get(f"{self._name}/{base_version}/{start}")
+            if block is None:
+                return None
+            parts.append(decode_sum(block))
+        return FixedPointSum(parts[0].contributions, np.concatenate([part.total for part in parts]))
+
+    def keep(self, step: BatchStep) -> None:
+        """Store what a batch made."""
+        for base in step.dropped:
+            for start in self._starts:
+                self._sums.remove(f"{self._name}/{base}/{start}")
+        for base, partial in step.sums.items():
+            for start in self._starts:
+                part = FixedPointSum(partial.contributions, partial.total[start : start + BLOCK_NUMBERS])
+                self._sums.put(f"{self._name}/{base}/{start}", encode_sum(part))
+        if step.weights is not None:
+            self.put_weights(step.weights)
+
+
+def noise_seed(federate: Federate, lines: dict[str, LineSettings]) -> Seed:
+    """Give the secret of the job's noise from this process's environment.
+
+    Raises
+    ------
+    RuntimeError
+        Where a line of central mode needs it and it is not there: a release without noise must not happen.
+    """
+    secret = load(environment=dict(os.environ)).federate.noise_key
+    if secret is not None:
+        key = bytes.fromhex(secret.get_secret_value())
+        if len(key) < MIN_KEY_BYTES:
+            raise RuntimeError(f"TAILRACE_FEDERATE__NOISE_KEY: wanted at least {MIN_KEY_BYTES} bytes")
+        return Seed(federate.noise_key_id, key)
+    central = [name for name, line in lines.items() if line.mode is Mode.CENTRAL]
+    if central:
+        raise RuntimeError(
+            f"lines {', '.join(central)} have central noise, and TAILRACE_FEDERATE__NOISE_KEY is not in this "
+            "worker's environment; set it to 32 random bytes in hexadecimal and restart the TaskManagers"
+        )
+    return Seed("", b"")
+
+
+def _model_row(record: EdgeModel) -> Row:
+    return Row(MODEL, f"{record.model_line}/{record.version}", encode(record))

@@ -1,0 +1,109 @@
+"""The settings section of the federate job, and the model lines that it names."""
+
+from __future__ import annotations
+
+import json
+from math import inf
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+from schemas.ids import check_id
+from udfs.federate.ledger import MAX_LINES
+from udfs.federate.line_settings import MAX_DIMENSION, LineSettings
+from udfs.privacy.keyed_noise import MIN_KEY_BYTES
+from udfs.privacy.terms import Mode
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FederateLine(_Section):
+    """One model line: a table `[federate.lines.NAME]`; what each means is in `udfs.federate.line_settings`."""
+
+    dimension: int = Field(ge=1, le=MAX_DIMENSION)
+    mode: Literal["local", "central", "distributed"]
+    noise_multiplier: float = Field(ge=0.0)
+    delta: float = 1e-5
+    cohort_size: int = Field(ge=1, le=5_000)
+    cohort_min: int = Field(ge=1)
+    timeout_ms: int = 3_600_000
+    first_clip_norm: float = 1.0
+    adapt_clip: bool = False
+    clip_quantile: float = 0.5
+    clip_rate: float = 0.2
+    max_staleness: int = 20
+    step_size: float = 1.0
+
+
+class Federate(_Section):
+    """The federate job; shards and checkpoints are those of `[job]`. A line is a table `[federate.lines.NAME]`."""
+
+    parallelism: int = Field(2, ge=1)
+    batch_ms: int = Field(500, ge=1, description="updates gathered by user shard in the JVM")
+    line_batch_ms: int = Field(500, ge=1, description="what their ledgers let through, gathered by line")
+    budget_epsilon: float | None = Field(
+        4.0, gt=0.0, description="of a user and budget epoch, over all lines; none: no limit"
+    )
+    budget_delta: float = Field(1e-5, description="at which the budget is told")
+    epoch_ms: int = Field(30 * 86_400_000, ge=1_000, description="length of a budget epoch, broker's time")
+    timeout_grace_ms: int = Field(
+        10_000, ge=0, description="a cohort is given up waiting for this long after its timeout"
+    )
+    noise_key_id: str = Field("key-1", description="name of the noise key, told with every version")
+    noise_key: SecretStr | None = Field(
+        None,
+        description=f"hexadecimal, at least {MIN_KEY_BYTES} random bytes; for central mode, in the workers' "
+        "environment only",
+    )
+    lines: dict[str, FederateLine] = Field(
+        default_factory=dict, description="name to what is fixed for the model line; as a variable: JSON"
+    )
+
+    @field_validator("lines", mode="before")
+    @classmethod
+    def _read_json(cls, value: Any) -> Any:
+        return json.loads(value) if isinstance(value, str) else value  # from a variable
+
+    @field_validator("lines")
+    @classmethod
+    def _check_lines(cls, lines: dict[str, FederateLine]) -> dict[str, FederateLine]:
+        if len(lines) > MAX_LINES:
+            raise ValueError(f"lines: wanted at most {MAX_LINES}, got {len(lines)}")
+        for name, line in lines.items():
+            check_id("lines", name)
+            if "/" in name:
+                raise ValueError(f"lines: wanted a name without a slash, got {name!r}")
+            line_settings(name, line)
+        return lines
+
+    @property
+    def budget(self) -> float:
+        """Epsilon of an epoch; infinite: no limit."""
+        return inf if self.budget_epsilon is None else self.budget_epsilon
+
+
+def line_settings(name: str, line: FederateLine) -> LineSettings:
+    """Give a line as the logic takes it, checked.
+
+    Raises
+    ------
+    ValueError
+        Where a promise would not hold.
+    """
+    given = line.model_dump()
+    return LineSettings(name=name, **{**given, "mode": Mode(line.mode)}).checked()
+
+
+def model_lines(federate: Federate) -> dict[str, LineSettings]:
+    """Give name to settings of every line.
+
+    Raises
+    ------
+    ValueError
+        Where there is none.
+    """
+    if not federate.lines:
+        raise ValueError("federate.lines: wanted at least one model line; add a table [federate.lines.NAME]")
+    return {name: line_settings(name, line) for name, line in federate.lines.items()}
