@@ -116,7 +116,7 @@ def snips(rounds: Rounds, rng: np.random.Generator) -> Estimate:
     gains = weights * rounds.rewards
     value = float(gains.sum()) / total
     error = math.sqrt(float(((gains - value * weights) ** 2).sum())) / total
-    sums = _resampled_sums(np.stack([gains, weights], axis=1), rng)
+    sums = resampled_sums(np.stack([gains, weights], axis=1), rng)
     ratios = sums[:, 0] / np.maximum(sums[:, 1], 1e-300)
     low, high = np.quantile(ratios, [0.025, 0.975])
     return Estimate(value, error, float(low), float(high))
@@ -185,12 +185,12 @@ def _mean(terms: npt.NDArray[np.float64], rng: np.random.Generator) -> Estimate:
     n = len(terms)
     value = float(terms.mean())
     error = float(terms.std(ddof=1)) / math.sqrt(n) if n > 1 else 0.0
-    means = _resampled_sums(terms[:, None], rng)[:, 0] / n
+    means = resampled_sums(terms[:, None], rng)[:, 0] / n
     low, high = np.quantile(means, [0.025, 0.975])
     return Estimate(value, error, float(low), float(high))
 
 
-def _resampled_sums(columns: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.NDArray[np.float64]:
+def resampled_sums(columns: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.NDArray[np.float64]:
     """Return sums of bootstrap resamples, float64 (RESAMPLES, columns), of (n, columns).
 
     Equal rows are drawn together: a log of clicks has few different ones.

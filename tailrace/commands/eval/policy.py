@@ -1,0 +1,63 @@
+"""`tailrace eval policy`: what a candidate would have earned on the product's own examples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flink_jobs.settings import load
+from tailrace.commands.eval.surroundings import Out, Seed, import_evaluation, publish, unusable, usage
+from tailrace.commands.options import Config, Json
+
+
+def policy(
+    candidate: Annotated[
+        str,
+        typer.Argument(
+            help="logged, uniform, a source (ranker, popular, …) or a policy: epsilon-greedy, ucb1, thompson-beta, "
+            "linucb, thompson-linear; with parameters as in ucb1:width=0.3,floor=0.02."
+        ),
+    ],
+    data: Annotated[
+        Path | None, typer.Option("--data", help="A file that --keep wrote; default: the topic of examples.")
+    ] = None,
+    metric: Annotated[
+        str, typer.Option("--metric", help="reward, click, add_to_cart, purchase or revenue.")
+    ] = "reward",
+    evidence: Annotated[
+        str,
+        typer.Option("--evidence", help="all: it learns from everybody; user: it knows each user's credits."),
+    ] = "all",
+    keep_at: Annotated[
+        Path | None, typer.Option("--keep", help="Write the examples of the topic to this file.")
+    ] = None,
+    config: Config = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+    out: Out = None,
+) -> None:
+    """Off-policy value of a policy over the sources of a list, on what users did with the product's own lists."""
+    import_evaluation()
+    from model_export.protocols.logged_slots import METRICS, logged_slots
+    from model_export.protocols.policy_report import judge
+    from model_export.protocols.slot_policies import EVIDENCE
+    from tailrace import example_log
+
+    for name, given, known in (("metric", metric, METRICS), ("evidence", evidence, EVIDENCE)):
+        if given not in known:
+            raise usage("policy", f"--{name}: wanted {', '.join(known)}, got {given!r}")
+    settings = load(config)
+    examples = list(example_log.from_topic(settings) if data is None else example_log.from_file(data))
+    if keep_at is not None:
+        example_log.keep(examples, keep_at)
+    try:
+        log = logged_slots(examples, metric, settings.model.exploration_floor)
+    except ValueError as error:
+        raise unusable(error) from error
+    try:
+        report = judge(log, candidate, metric, evidence, seed)
+    except ValueError as error:
+        raise usage("policy", str(error)) from error
+    publish(report, f"tailrace eval policy {candidate} --metric {metric} --seed {seed}", out, as_json=as_json)
