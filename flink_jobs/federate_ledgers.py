@@ -91,7 +91,7 @@ class LedgerShell(KeyedProcessFunction):
         index = self._index_of_key[ctx.get_current_key()]
         record = self._shard.value()
         work = _Batch(self._logic, self._ledgers, self._wheel, record, index, self._shards)
-        packed: dict[str, list[bytes]] = {}
+        charged: dict[str, list[Contribution]] = {}
         rows = zip(partitions, offsets, keys, payloads, times, strict=True)
         for partition, offset, key, payload, at_ms in sorted(rows, key=lambda row: row[:2]):
             if SOURCES[partition // SOURCE_STRIDE] == CONTROL:
@@ -111,8 +111,8 @@ class LedgerShell(KeyedProcessFunction):
                 yield Row(DEAD_LETTER, 0, *dead_letter(*place, key, kept, refused, JOB))
                 continue
             one = Contribution.of(update, at_ms, place[1], offset)
-            packed.setdefault(update.model_line, []).append(one.pack())
-        for line, contributions in packed.items():
+            charged.setdefault(update.model_line, []).append(one)
+        for line, contributions in charged.items():
             yield Row(PACKET, shard_of(line, self._shards), "", pack_packet(line, contributions))
         work.close()
         self._shard.update(work.encode())

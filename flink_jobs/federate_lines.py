@@ -37,7 +37,7 @@ from flink_jobs.shipped_code import by_own_code
 from schemas.codec import encode
 from schemas.ids import user_key
 from schemas.records import EdgeModel
-from udfs.federate.contribution import Contribution, unpack_packet
+from udfs.federate.contribution import Packet, unpack_packet
 from udfs.federate.line import LineLogic
 from udfs.federate.line_batch import BatchStep, on_batch
 from udfs.federate.line_settings import LineSettings
@@ -107,18 +107,19 @@ class LineShell(KeyedProcessFunction):
         packets, _ = value
         index = self._index_of_key[ctx.get_current_key()]
         clock_ms = ctx.timer_service().current_processing_time() - self._settings.federate.timeout_grace_ms
-        came: dict[str, list[Contribution]] = {}
-        for packet in packets:
-            if packet:
-                line, contributions = unpack_packet(packet)
-                came.setdefault(line, []).extend(contributions)
+        came: dict[str, list[Packet]] = {}
+        for data in packets:
+            if data:
+                packet = unpack_packet(data)
+                came.setdefault(packet.line, []).append(packet)
         logics = self._logics.get(index, {})
         counts: dict[str, int] = {}
         for name in came.keys() - logics.keys():
-            counts["unknown_line"] = counts.get("unknown_line", 0) + len(came[name])
+            counts["unknown_line"] = counts.get("unknown_line", 0) + sum(
+                len(packet.fixed) for packet in came[name]
+            )
         for name, logic in logics.items():
-            ordered = sorted(came.get(name, ()), key=lambda one: (one.at_ms, one.partition, one.offset))
-            yield from self._line(name, logic, ordered, clock_ms, counts)
+            yield from self._line(name, logic, came.get(name, []), clock_ms, counts)
         if counts:
             record = ShardRecord.decode(self._shard.value(), index, self._settings.job.shards)
             for counter, by in counts.items():
@@ -130,11 +131,11 @@ class LineShell(KeyedProcessFunction):
         self,
         name: str,
         logic: LineLogic,
-        contributions: list[Contribution],
+        packets: list[Packet],
         clock_ms: int,
         counts: dict[str, int],
     ) -> Iterator[Row]:
-        numbers = _StoredNumbers(name, logic.line.dimension, self._weights, self._sums)
+        numbers = StoredNumbers(name, logic.line.dimension, self._weights, self._sums)
         blob = self._heads.get(name)
         if blob is None:
             state = first_state(np.zeros(logic.line.dimension), logic.line.first_clip_norm)
@@ -144,7 +145,7 @@ class LineShell(KeyedProcessFunction):
             yield _model_row(first_record(state, logic.line, logic.budget_epsilon, 0))
         else:
             head = LineHead.decode(blob)
-        step = on_batch(logic, head, numbers, contributions, clock_ms)
+        step = on_batch(logic, head, numbers, packets, clock_ms)
         if step.head != head:
             self._heads.put(name, step.head.encode())
             numbers.keep(step)
@@ -163,7 +164,7 @@ class LineShell(KeyedProcessFunction):
             counts[told] = counts.get(told, 0) + by
 
 
-class _StoredNumbers:
+class StoredNumbers:
     """The numbers of one line in Flink's state, by block."""
 
     def __init__(self, name: str, dimension: int, weights: Any, sums: Any) -> None:

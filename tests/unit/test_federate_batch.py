@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from udfs.federate.audit import device_update
 from udfs.federate.contribution import Contribution, pack_packet, unpack_packet
 from udfs.federate.line import LineLogic
-from udfs.federate.line_batch import on_batch, stacked_sum
+from udfs.federate.line_batch import on_batch, rows_sum
 from udfs.federate.line_state import LineHead, LineState, first_state
 from udfs.privacy.terms import Mode
 
@@ -94,10 +94,10 @@ def test_batches_of_any_size_make_the_versions_sums_and_refusals_of_single_steps
             woken = logic.on_wake(state, clock_ms)
             state = woken.state
             records += woken.released
-        packet = pack_packet(
-            line.name, [Contribution.of(arrivals[place], times[place]).pack() for place in range(first, last)]
-        )
-        step = on_batch(logic, head, numbers, unpack_packet(packet)[1], clock_ms)
+        many = [Contribution.of(arrivals[place], times[place], 0, place) for place in range(first, last)]
+        parts = [many[::2], many[1::2]] if number % 2 else [many]
+        packets = [unpack_packet(pack_packet(line.name, part)) for part in parts if part]
+        step = on_batch(logic, head, numbers, packets, clock_ms)
         head = step.head
         numbers.keep(step)
         assert list(step.released) == records
@@ -113,7 +113,7 @@ def test_a_batch_reads_each_sum_once_and_the_model_only_for_a_version():
     logic = LineLogic(CENTRAL._replace(cohort_size=50), 10.0, SEED)
     numbers = Numbers(state)
     many = [Contribution.of(update, 5) for update in updates(CENTRAL, 40)]
-    step = on_batch(logic, state.head, numbers, many)
+    step = on_batch(logic, state.head, numbers, [unpack_packet(pack_packet("head", many))])
     assert (numbers.reads, step.weights, step.released) == (1, None, ())
     assert step.head.contributions == 40
 
@@ -121,8 +121,10 @@ def test_a_batch_reads_each_sum_once_and_the_model_only_for_a_version():
 def test_a_packet_keeps_every_field():
     update = updates(CENTRAL._replace(adapt_clip=True, cohort_size=60, cohort_min=60), 1, base_version=3)[0]
     one = Contribution.of(update, 17, 2, 99)
-    line, (found,) = unpack_packet(pack_packet("tête", [one.pack()]))
-    assert (line, found) == ("tête", one)
+    other = one._replace(names=("a", "bb", "cçç", "d"), offset=100, base_version=4)
+    packet = unpack_packet(pack_packet("tête", [one, other]))
+    found = packet.contribution(0)
+    assert (packet.line, found, packet.contribution(1)) == ("tête", one, other)
     assert found.within_clip is not None
     letter = found.without_numbers("head", "central", 4.0, 16)
     assert letter == update._replace(payload=b"", within_clip=None)
@@ -131,20 +133,23 @@ def test_a_packet_keeps_every_field():
 
 
 @pytest.mark.parametrize("bits", [8, 16, 32])
-def test_a_stacked_sum_is_that_of_python_whole_numbers(bits):
+@pytest.mark.parametrize("places", [list(range(300)), list(range(5, 90)), [0, 7, 8, 299]])
+def test_a_sum_of_rows_is_that_of_python_whole_numbers(bits, places):
     rng = np.random.default_rng(bits)
     largest = (1 << (bits - 1)) - 1
     rows = rng.integers(-largest, largest, (300, 7), dtype=np.int64)
     rows[:, 0] = largest  # beyond the packed type, were it summed in it
-    payloads = [row.astype(f"<i{bits // 8}").tobytes() for row in rows]
-    wanted = [sum(column) for column in rows.T.tolist()]
-    assert stacked_sum(payloads, bits, 7).tolist() == wanted
+    one = Contribution(0, 1.0, bits, 4, None, 0, bytes(16), bytes(32), 0, 0, ("t", "u", "c", "i"), b"")
+    many = [one._replace(payload=row.astype(f"<i{bits // 8}").tobytes()) for row in rows]
+    wanted = [4 * sum(column) for column in rows[places].T.tolist()]
+    packet = unpack_packet(pack_packet("head", many))
+    assert rows_sum(packet, np.array(places)).tolist() == wanted
 
 
 def test_a_batch_leaves_the_head_that_it_was_given():
     state = LineState(LineHead(0, (1.0,)), np.zeros(16), {})
     before = state.head.encode()
-    on_batch(LineLogic(LOCAL, 10.0, SEED), state.head, Numbers(state), [
-        Contribution.of(update, 5) for update in updates(LOCAL, 9)
-    ])  # fmt: skip
+    many = [Contribution.of(update, 5) for update in updates(LOCAL, 9)]
+    packets = [unpack_packet(pack_packet("head", many))]
+    on_batch(LineLogic(LOCAL, 10.0, SEED), state.head, Numbers(state), packets)
     assert state.head.encode() == before

@@ -62,7 +62,7 @@ def test_the_line_in_central_mode_passes(seed):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_line_in_the_other_modes_passes(mode, seed):
     terms = line(mode).terms(0.5)
-    step = device_quantiser(terms).step * UNIT
+    step = device_quantiser(terms, 64).step * UNIT
     findings = all_findings(line_mechanism(line(mode)), terms, key(seed), runs=400, resolution=step)
     assert failed(findings) == []
 
@@ -91,7 +91,7 @@ def test_every_broken_mechanism_has_its_audit():
 
 def gate(terms, dimension, sends):
     """The check of an update whose device does `sends` with its values."""
-    how = device_quantiser(terms)
+    how = device_quantiser(terms, 64)
 
     def check(values):
         units = sends(to_units(values))

@@ -191,7 +191,7 @@ def test_numbers_survive_the_payload(bits):
 def test_the_scale_depends_on_the_terms_alone():
     small = privatise(np.zeros(64), LOCAL, KEY, b"1")
     large = privatise(np.full(64, 1e6), LOCAL, KEY, b"1")
-    assert (small.bits, small.step) == (large.bits, large.step) == tuple(device_quantiser(LOCAL))
+    assert (small.bits, small.step) == (large.bits, large.step) == tuple(device_quantiser(LOCAL, 64))
 
 
 # --- the gate ---
@@ -229,7 +229,7 @@ def test_honest_updates_pass_whatever_their_signal(dimension):
 
 
 def test_an_update_without_noise_is_refused_and_the_reason_tells_no_norm():
-    how = device_quantiser(LOCAL)
+    how = device_quantiser(LOCAL, 64)
     units = to_units(clip_delta(np.ones(64), 1.0).values)
     with pytest.raises(Refused, match="noise_missing") as caught:
         open_update(how.pack(how.cut(units)), how.bits, how.step, LOCAL, 64)

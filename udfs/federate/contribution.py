@@ -1,23 +1,42 @@
 """A contribution on its way from the ledger of its user to its model line, and packets of them.
 
-The numbers stay as the device packed them: a line stacks the bytes of many contributions and adds them at once.
+The numbers stay as the device packed them. A packet has them as the rows of one table, and what is said of each
+contribution as columns, so that a line adds and judges without a Python object a number or a contribution.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from struct import Struct
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from schemas.records import EdgeUpdate
 from udfs.federate.line import user_name
 from udfs.federate.line_state import DIGEST_BYTES, USER_BYTES
 from udfs.federate.update_check import redacted, update_digest
+from udfs.privacy.quantise import WIDTHS
 
 FORMAT: Final = 1
-_PACKET: Final = Struct("<BxHI")
-_HEADER: Final = Struct(f"<bB2xiqqqqd{USER_BYTES}s{DIGEST_BYTES}sII")
+_PACKET: Final = Struct("<BBHIII")
 _WITHIN: Final = {None: -1, False: 0, True: 1}
+_FIXED: Final = np.dtype(
+    [
+        ("base", "<i8"),
+        ("clip", "<f8"),
+        ("step", "<i8"),
+        ("at_ms", "<i8"),
+        ("offset", "<i8"),
+        ("partition", "<i4"),
+        ("names", "<u4"),
+        ("within", "<i8"),
+        ("user", f"V{USER_BYTES}"),
+        ("digest", f"V{DIGEST_BYTES}"),
+    ]
+)
+_ALIGNED: Final = 8
 
 
 class Contribution(NamedTuple):
@@ -82,30 +101,73 @@ class Contribution(NamedTuple):
             )
         )
 
-    def pack(self) -> bytes:
-        """Bytes of it within a packet."""
-        names = "\0".join(self.names).encode()  # ids have no control characters
-        header = _HEADER.pack(
-            _WITHIN[self.within_clip], self.bits, self.partition, self.offset, self.base_version, self.step,
-            self.at_ms, self.clip_norm, self.user, self.digest, len(names), len(self.payload),
+
+class Packet(NamedTuple):
+    """Contributions to one line, as columns.
+
+    Attributes
+    ----------
+    line
+        Name of the line.
+    fixed
+        (n,): base, clip, step, at_ms, offset, partition, within, user and digest of each.
+    names
+        Bytes of the names of all, see `fixed["names"]` for their lengths.
+    bits, rows
+        Bits a number, and the numbers as packed, (n, d).
+    """
+
+    line: str
+    fixed: NDArray[Any]
+    names: bytes
+    bits: int
+    rows: NDArray[Any]
+
+    def contribution(self, place: int) -> Contribution:
+        """Give one of them."""
+        row = self.fixed[place]
+        end = int(self.fixed["names"][: place + 1].sum())
+        text = self.names[end - int(row["names"]) : end].decode()
+        tenant, user_id, client_id, update_id = text.split("\0")
+        within = int(row["within"])
+        return Contribution(
+            int(row["base"]), float(row["clip"]), self.bits, int(row["step"]),
+            None if within < 0 else bool(within), int(row["at_ms"]), row["user"].tobytes(),
+            row["digest"].tobytes(), int(row["partition"]), int(row["offset"]),
+            (tenant, user_id, client_id, update_id), self.rows[place].tobytes(),
         )  # fmt: skip
-        return header + names + self.payload
 
 
-def pack_packet(line: str, contributions: Sequence[bytes]) -> bytes:
-    """Bytes of packed contributions to one line, in order.
+def pack_packet(line: str, contributions: Sequence[Contribution]) -> bytes:
+    """Bytes of contributions to one line, in order. They have equally many numbers of equally many bits.
 
     Examples
     --------
-    >>> unpack_packet(pack_packet("head", []))
-    ('head', [])
+    >>> one = Contribution(0, 1.0, 8, 1, None, 5, bytes(16), bytes(32), 0, 9, ("t", "u", "c", "i"), b"ab")
+    >>> unpack_packet(pack_packet("head", [one])).contribution(0) == one
+    True
     """
-    name = line.encode()
-    return _PACKET.pack(FORMAT, len(name), len(contributions)) + name + b"".join(contributions)
+    texts = ["\0".join(one.names).encode() for one in contributions]  # ids have no control characters
+    fixed = np.array(
+        [
+            (
+                one.base_version, one.clip_norm, one.step, one.at_ms, one.offset, one.partition, len(text),
+                _WITHIN[one.within_clip], one.user, one.digest,
+            )
+            for one, text in zip(contributions, texts, strict=True)
+        ],
+        _FIXED,
+    )  # fmt: skip
+    name, names = line.encode(), b"".join(texts)
+    first = contributions[0]
+    front = _PACKET.pack(FORMAT, first.bits, len(name), len(texts), len(names), len(first.payload)) + name
+    columns = fixed.tobytes() + names
+    padding = bytes(-(len(front) + len(columns)) % _ALIGNED)
+    return b"".join((front, columns, padding, *(one.payload for one in contributions)))
 
 
-def unpack_packet(packet: bytes) -> tuple[str, list[Contribution]]:
-    """Read `pack_packet`: the line and its contributions.
+def unpack_packet(packet: bytes) -> Packet:
+    """Read `pack_packet`, without copying numbers.
 
     Raises
     ------
@@ -114,32 +176,13 @@ def unpack_packet(packet: bytes) -> tuple[str, list[Contribution]]:
     """
     if packet[:1] != bytes([FORMAT]):
         raise ValueError(f"packet: wanted format {FORMAT}, got {packet[:1].hex() or 'nothing'}")
-    _, length, count = _PACKET.unpack_from(packet)
-    at = _PACKET.size + length
+    _, bits, n_line, count, n_names, row_bytes = _PACKET.unpack_from(packet)
+    at = _PACKET.size + n_line
     line = packet[_PACKET.size : at].decode()
-    found = []
-    for _ in range(count):
-        within, bits, partition, offset, base, step, at_ms, clip, user, digest, n_names, n_payload = (
-            _HEADER.unpack_from(packet, at)
-        )
-        at += _HEADER.size
-        tenant, user_id, client_id, update_id = packet[at : at + n_names].decode().split("\0")
-        at += n_names
-        found.append(
-            Contribution(
-                base,
-                clip,
-                bits,
-                step,
-                None if within < 0 else bool(within),
-                at_ms,
-                user,
-                digest,
-                partition,
-                offset,
-                (tenant, user_id, client_id, update_id),
-                packet[at : at + n_payload],
-            )
-        )
-        at += n_payload
-    return line, found
+    fixed = np.frombuffer(packet, _FIXED, count, at)
+    at += fixed.nbytes
+    names = packet[at : at + n_names]
+    at += n_names
+    at += -at % _ALIGNED
+    numbers = np.frombuffer(packet, WIDTHS[bits], offset=at)
+    return Packet(line, fixed, names, bits, numbers.reshape(count, 8 * row_bytes // bits))

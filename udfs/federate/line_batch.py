@@ -1,25 +1,27 @@
 """Many contributions to one line at once: what `LineLogic` says of one after the other, at the cost of a sum.
 
-A contribution is judged alone, by the line's head; its numbers are only stacked. They are added when a version is
-due and at the end: one sum over the rows of a base version, in whole numbers, so that neither order nor batches
-change a bit. State is read and written once a batch.
+A contribution is judged alone, by the line's head; its numbers stay where they are. They are added when a version is
+due and at the end: one sum over the rows of a packet, in whole numbers, so that neither order nor batches change a
+bit. State is read and written once a batch.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from math import inf
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from schemas.records import EdgeModel
 from schemas.refusal import Refused
-from udfs.federate.contribution import Contribution
+from udfs.federate.contribution import Contribution, Packet
 from udfs.federate.line import LineLogic
-from udfs.federate.line_state import DIGEST_BYTES, USER_BYTES, LineHead, LineState
-from udfs.privacy.fixed_point import FixedPointSum, empty_sum
-from udfs.privacy.quantise import WIDTHS
+from udfs.federate.line_state import LineHead, LineState
+from udfs.privacy.fixed_point import MAX_COUNT, FixedPointSum, empty_sum
+from udfs.recency_set import find
 
 
 class LineNumbers(Protocol):
@@ -66,95 +68,74 @@ def on_batch(
     logic: LineLogic,
     head: LineHead,
     numbers: LineNumbers,
-    contributions: Sequence[Contribution],
+    packets: Sequence[Packet],
     clock_ms: int | None = None,
 ) -> BatchStep:
-    """Take contributions in order, then let time pass.
+    """Take contributions in the order of (time, partition, offset), then let time pass.
 
     Parameters
     ----------
-    contributions
-        Checked by `check_update`, of this line.
+    packets
+        Of this line; their contributions were checked by `check_update`.
     clock_ms
         For the timeout of the cohort, see `LineLogic.on_wake`; None: no time passes.
     """
-    cohort = _Cohort(logic, head, numbers)
-    for one in contributions:
-        cohort.take(one)
+    cohort = _Cohort(logic, head, numbers, packets)
+    cohort.take_all()
     if clock_ms is not None and logic.is_overdue(cohort.head(), clock_ms):
         cohort.release("timeout")
     return cohort.step()
 
 
 class _Cohort:
-    """The open cohort of a line while a batch is taken: lists instead of the head's bytes."""
+    """The open cohort of a line while a batch is taken: its head, and what is not in the head yet.
 
-    def __init__(self, logic: LineLogic, head: LineHead, numbers: LineNumbers) -> None:
+    A user is looked for by 8 of the 16 bytes of the name, and by all of them where these are there.
+    """
+
+    def __init__(
+        self, logic: LineLogic, head: LineHead, numbers: LineNumbers, packets: Sequence[Packet]
+    ) -> None:
         self._logic = logic
         self._numbers = numbers
-        self._base = head
-        self._users = _names(head.users, USER_BYTES)
-        self._digests = _names(head.digests, DIGEST_BYTES)
+        self._packets = packets
         self._stored = tuple(base for base, _ in head.bases)
-        self._new: list[Contribution] = []
-        self._known_users = set(self._users)
-        self._known_digests = set(self._digests)
         self._sums: dict[int, FixedPointSum] = {}
         self._weights: NDArray[np.float64] | None = None
-        self._is_restarted = False
         self._released: list[EdgeModel] = []
         self._refused: list[tuple[Contribution, Refused]] = []
-        self._counts: dict[str, int] = {}
+        self._counts: Counter[str] = Counter()
+        self._fixed = np.concatenate([packet.fixed for packet in packets]) if packets else None
+        self._open(head)
 
-    def take(self, one: Contribution) -> None:
-        """Judge a contribution, and release what is due before and after."""
-        line, base = self._logic.line, self._base
-        size = len(self._digests)
-        opened_ms = base.opened_ms
-        if opened_ms is not None and one.at_ms >= opened_ms + line.timeout_ms and size >= line.cohort_min:
-            if self._logic.is_overdue(self.head(), one.at_ms):
-                self.release("timeout")
-            base = self._base
-        if one.digest in self._known_digests:
-            self._count("duplicate")
+    def take_all(self) -> None:
+        """Judge each contribution in order, and release what is due before and after."""
+        if self._fixed is None:
             return
-        known = one.user in self._known_users
-        refused = self._logic.refusal(base, one.base_version, one.clip_norm, len(self._digests), known)
-        if refused is not None:
-            self._refused.append((one, refused))
-            self._count(refused.reason)
+        fixed = self._fixed
+        order = np.lexsort((fixed["offset"], fixed["partition"], fixed["at_ms"]))
+        if self._take_together(fixed, order):
             return
-        self._new.append(one)
-        self._users.append(one.user)
-        self._digests.append(one.digest)
-        self._known_users.add(one.user)
-        self._known_digests.add(one.digest)
-        if base.opened_ms is None or one.at_ms < base.opened_ms or one.at_ms > base.newest_ms:
-            is_first = base.opened_ms is None
-            self._base = base._replace(
-                opened_ms=one.at_ms if base.opened_ms is None else min(base.opened_ms, one.at_ms),
-                newest_ms=one.at_ms if is_first else max(base.newest_ms, one.at_ms),
-            )
-        self._count("contributed")
-        size += 1
-        is_over = one.at_ms >= (self._base.opened_ms or 0) + line.timeout_ms
-        if size >= line.cohort_size or (is_over and size >= line.cohort_min):
-            trigger = self._logic.trigger(self.head(), one.at_ms)
-            if trigger is not None:
-                self.release(trigger)
+        names = ("base", "clip", "at_ms", "within", "user")
+        in_order = fixed[order]
+        for number, *column in zip(order.tolist(), *(in_order[name].tolist() for name in names), strict=True):
+            self._take(number, *column)
 
     def head(self) -> LineHead:
-        """The head as it is now, with what was taken but not yet added."""
-        counts = dict(self._base.bases)
-        within = self._base.within
-        for one in self._new:
-            counts[one.base_version] = counts.get(one.base_version, 0) + 1
-            within += bool(one.within_clip)
-        return self._base._replace(
-            within=within,
+        """The head as it is now, with what was taken."""
+        if not self._new or self._fixed is None:
+            return self._head
+        counts = dict(self._head.bases)
+        for base, numbers in self._taken.items():
+            counts[base] = counts.get(base, 0) + len(numbers)
+        fixed = self._fixed[self._new]
+        return self._head._replace(
+            opened_ms=self._opened_ms,
+            newest_ms=self._newest_ms,
+            within=self._within,
             bases=tuple(sorted(counts.items())),
-            users=b"".join(self._users),
-            digests=b"".join(self._digests),
+            users=self._head.users + fixed["user"].tobytes(),
+            digests=self._head.digests + fixed["digest"].tobytes(),
         )
 
     def release(self, trigger: str) -> None:
@@ -163,61 +144,148 @@ class _Cohort:
         weights = self._numbers.weights() if self._weights is None else self._weights
         sums = {base: self._sum(base) for base, _ in head.bases}
         state, record = self._logic.release(LineState(head, weights, sums), trigger)
-        self._base, self._weights, self._is_restarted = state.head, state.weights, True
-        self._sums = {}
-        self._users, self._digests = [], []
-        self._known_users, self._known_digests = set(), set()
+        self._weights = state.weights
         self._released.append(record)
-        self._count("released")
+        self._counts["released"] += 1
+        self._sums = {}
+        self._open(state.head)
 
     def step(self) -> BatchStep:
         """What all of it made."""
-        head = self._add()
-        dropped = self._stored if self._is_restarted else ()
         return BatchStep(
-            head,
+            self._add(),
             self._sums,
             self._weights,
-            dropped,
+            self._stored if self._released else (),
             tuple(self._released),
             tuple(self._refused),
-            self._counts,
+            dict(self._counts),
         )
 
+    def _open(self, head: LineHead) -> None:
+        line = self._logic.line
+        self._head = head
+        self._size = head.contributions
+        self._within = head.within
+        self._opened_ms, self._newest_ms = head.opened_ms, head.newest_ms
+        self._due_ms = inf if head.opened_ms is None else head.opened_ms + line.timeout_ms
+        self._known = set(np.frombuffer(head.users, "<u8")[::2].tolist())
+        self._clips = {
+            head.version - behind: clip
+            for behind, clip in enumerate(reversed(head.clips))
+            if behind <= line.max_staleness
+        }
+        self._new: list[int] = []  # contributions that are not in the head yet, as they were taken
+        self._taken: dict[int, list[int]] = {}  # the same by base version
+
+    def _take_together(self, fixed: NDArray[Any], order: NDArray[np.int64]) -> bool:
+        """Take all at once where `_take` would take each and release nothing; whether it was so."""
+        line, base, size = self._logic.line, int(fixed["base"][0]), self._size + len(fixed)
+        begin_ms, end_ms = int(fixed["at_ms"].min()), int(fixed["at_ms"].max())
+        due_ms = min(self._due_ms, begin_ms + line.timeout_ms)
+        marks = set(fixed["user"].copy().view("<u8")[::2].tolist())
+        if (
+            size >= line.cohort_size
+            or (end_ms >= due_ms and size >= line.cohort_min)
+            or len(marks) < len(fixed)
+            or not marks.isdisjoint(self._known)
+            or not (fixed["base"] == base).all()
+            or not (fixed["clip"] == self._clips.get(base)).all()
+        ):
+            return False
+        self._new = order.tolist()
+        self._taken[base] = list(range(len(fixed)))
+        self._known |= marks
+        self._within += int((fixed["within"] == 1).sum())
+        self._size = size
+        self._newest_ms = end_ms if self._opened_ms is None else max(self._newest_ms, end_ms)
+        self._opened_ms = begin_ms if self._opened_ms is None else min(self._opened_ms, begin_ms)
+        self._due_ms = due_ms
+        return True
+
+    def _take(self, number: int, base: int, clip: float, at_ms: int, within: int, user: bytes) -> None:
+        line = self._logic.line
+        is_over = at_ms >= self._due_ms and self._size >= line.cohort_min
+        if is_over and self._logic.is_overdue(self.head(), at_ms):
+            self.release("timeout")
+        mark = int.from_bytes(user[:8], "little")
+        is_doubtful = mark in self._known or self._clips.get(base) != clip or self._size >= MAX_COUNT
+        if is_doubtful and not self._is_allowed(number, base, clip, user):
+            return
+        self._known.add(mark)
+        self._new.append(number)
+        if base in self._taken:
+            self._taken[base].append(number)
+        else:
+            self._taken[base] = [number]
+        self._within += within == 1
+        self._size += 1
+        if at_ms > self._newest_ms or self._opened_ms is None:
+            self._newest_ms = at_ms
+        if self._opened_ms is None or at_ms < self._opened_ms:
+            self._opened_ms, self._due_ms = at_ms, at_ms + line.timeout_ms
+        if self._size >= line.cohort_size or (at_ms >= self._due_ms and self._size >= line.cohort_min):
+            trigger = self._logic.trigger(self.head(), at_ms)
+            if trigger is not None:
+                self.release(trigger)
+
+    def _is_allowed(self, number: int, base: int, clip: float, user: bytes) -> bool:
+        """Look closely, and note why not."""
+        head, one = self.head(), self._contribution(number)
+        if find(head.digests, one.digest) >= 0:
+            self._counts["duplicate"] += 1
+            return False
+        refused = self._logic.refusal(head, base, clip, self._size, find(head.users, user) >= 0)
+        if refused is None:
+            return True
+        self._refused.append((one, refused))
+        self._counts[refused.reason] += 1
+        return False
+
     def _add(self) -> LineHead:
-        """Add up what was taken."""
-        self._base = head = self.head()
-        rows: dict[tuple[int, int, int], list[bytes]] = {}
-        for one in self._new:
-            rows.setdefault((one.base_version, one.bits, one.step), []).append(one.payload)
-        for (base, bits, step), payloads in rows.items():
-            total = stacked_sum(payloads, bits, self._logic.line.dimension)
-            self._sums[base] = self._sum(base).add_many(len(payloads), total * step)
-        self._new = []
+        """Add the numbers that were taken, and return the head with them."""
+        head = self.head()
+        edges = np.cumsum([0, *(len(packet.fixed) for packet in self._packets)])
+        for base, numbers in self._taken.items():
+            taken = np.sort(numbers)
+            self._counts["contributed"] += len(numbers)
+            total = np.zeros(self._logic.line.dimension, np.int64)
+            places = np.searchsorted(taken, edges)
+            for packet, first, begin, end in zip(
+                self._packets, edges[:-1], places[:-1], places[1:], strict=True
+            ):
+                if begin < end:
+                    total += rows_sum(packet, taken[begin:end] - first)
+            self._sums[base] = self._sum(base).add_many(len(numbers), total)
+        self._new, self._taken = [], {}
+        self._head = head
         return head
 
     def _sum(self, base: int) -> FixedPointSum:
         found = self._sums.get(base)
-        if found is None and not self._is_restarted:
+        if found is None and not self._released:
             found = self._numbers.sum_of(base)
         return empty_sum(self._logic.line.dimension) if found is None else found
 
-    def _count(self, name: str) -> None:
-        self._counts[name] = self._counts.get(name, 0) + 1
+    def _contribution(self, number: int) -> Contribution:
+        for packet in self._packets:
+            if number < len(packet.fixed):
+                return packet.contribution(number)
+            number -= len(packet.fixed)
+        raise IndexError(number)
 
 
-def stacked_sum(payloads: Sequence[bytes], bits: int, dimension: int) -> NDArray[np.int64]:
-    r"""Sum packed numbers of several contributions, int64 (d,), in the steps of their quantiser.
+def rows_sum(packet: Packet, places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Sum some contributions of a packet, int64 (d,), in units.
 
-    Examples
-    --------
-    >>> stacked_sum([b"\x01\x00", b"\xff\x7f"], 8, 2).tolist()
-    [0, 127]
+    Parameters
+    ----------
+    places
+        Ascending, of contributions with one base version, so with one step.
     """
-    rows = np.frombuffer(b"".join(payloads), WIDTHS[bits]).reshape(len(payloads), dimension)
+    count = len(places)
+    first, last = int(places[0]), int(places[-1])
+    rows = packet.rows[first : last + 1] if last - first + 1 == count else packet.rows[places]
     total: NDArray[np.int64] = rows.sum(axis=0, dtype=np.int64)
+    total *= packet.fixed["step"][first]
     return total
-
-
-def _names(joined: bytes, size: int) -> list[bytes]:
-    return [joined[at : at + size] for at in range(0, len(joined), size)]

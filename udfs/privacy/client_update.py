@@ -19,6 +19,9 @@ from udfs.privacy.terms import Mode, Terms
 NORM_SLACK: Final = 1e-12  # what two ways to add up squares may differ by
 DEVICE_BITS: Final = {Mode.LOCAL: 16, Mode.CENTRAL: 32, Mode.DISTRIBUTED: 32}
 """Bits a coordinate: noise hides rounding in local mode; elsewhere cutting must cost less than the noise."""
+TABLE_DIMENSION: Final = 65_536
+"""Above it a coordinate has 16 bits in every mode: half the bytes, and the cut of a coordinate, at most a 32,767th of
+clip and noise, is still far below the noise of a sum."""
 
 
 class PrivateUpdate(NamedTuple):
@@ -40,9 +43,17 @@ class PrivateUpdate(NamedTuple):
     within_clip: bool | None
 
 
-def device_quantiser(terms: Terms, bits: int | None = None) -> Quantiser:
-    """Return the quantiser that terms imply, on the device and in the job alike."""
-    return quantiser(terms.clip_norm, terms.device_sigma, bits or DEVICE_BITS[terms.mode])
+def device_quantiser(terms: Terms, dimension: int) -> Quantiser:
+    """Return the quantiser that terms and dimension imply, on the device and in the job alike.
+
+    Examples
+    --------
+    >>> terms = Terms(Mode.CENTRAL, 1.0, 8.0, 1e-5, 10)
+    >>> device_quantiser(terms, 64).bits, device_quantiser(terms, 320_000).bits
+    (32, 16)
+    """
+    bits = 16 if dimension > TABLE_DIMENSION else DEVICE_BITS[terms.mode]
+    return quantiser(terms.clip_norm, terms.device_sigma, bits)
 
 
 def privatise(delta: ArrayLike, terms: Terms, device_key: bytes, update_name: bytes) -> PrivateUpdate:
@@ -75,7 +86,7 @@ def privatise(delta: ArrayLike, terms: Terms, device_key: bytes, update_name: by
     """
     clipped = clip_delta(delta, terms.clip_norm)
     units = to_units(clipped.values)
-    how = device_quantiser(terms)
+    how = device_quantiser(terms, units.size)
     if terms.mode is Mode.CENTRAL:
         return PrivateUpdate(how.pack(how.cut(units)), how.bits, how.step, clipped.within)
     sigma = terms.device_sigma
@@ -97,7 +108,7 @@ def open_update(payload: bytes, bits: int, step: int, terms: Terms, dimension: i
         `wrong_shape`, `wrong_terms` for another quantiser than the terms imply, `noise_missing` or
         `norm_too_large`. Whatever the reason, the payload must be destroyed, not kept in a dead letter.
     """
-    how = device_quantiser(terms)
+    how = device_quantiser(terms, dimension)
     if (bits, step) != how:
         raise Refused(
             "wrong_terms", f"quantiser: wanted {how.bits} bits of step {how.step}, got {bits} of {step}"
