@@ -1,0 +1,163 @@
+"""The feedback job behind the recommend job, killed twice: what a join of the whole log says, each record once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Producer
+
+from flink_jobs.settings import load
+from schemas.codec import encode
+from schemas.records import Credit, DeadLetter, Example
+from schemas.redis_keys import stats_key
+from tailrace import flink_client
+from tailrace.job_counts import sum_counts
+from tests.stack.conftest import SharedStack
+from tests.stack.deployment import QUIET, Deployment, until
+from tests.stack.feedback_log import (
+    DAY_MS,
+    EVENTS,
+    SERVED,
+    Sent,
+    clean_log,
+    closing,
+    odd_log,
+    orders_after_the_cut,
+    send,
+    sent_list,
+    visits,
+    wanted,
+)
+from tests.stack.plain_run import Row
+from tests.stack.running_shop import RunningShop
+from udfs.feedback.join_rate import join_rate
+
+pytestmark = pytest.mark.stack
+CREDITS, EXAMPLES, DEAD_LETTERS = "recs.credits.v1", "recs.examples.v1", "recs.dead-letters.v1"
+TRAFFIC, ORDERS, LISTS, ODD, PER_S = 3_000, 60_000, 900, 20, 450
+
+
+@pytest.fixture(scope="module")
+def earned() -> list[Row]:
+    """The credits that the first test saw, for the second."""
+    return []
+
+
+@pytest.fixture
+def joining(stack: SharedStack, shop: RunningShop, tmp_path: Path) -> Iterator[Deployment]:
+    """A deployment whose job is to be the feedback job; the shop's stops for it."""
+    given = stack.deployment("joining").settings.model_dump(exclude_unset=True)
+    quick = {"batch_ms": 200, "parallelism": 2}
+    deployment = Deployment(stack.stack, load(environment={}, **given, feedback=quick), tmp_path)
+    yield deployment
+    deployment.cancel()
+
+
+def test_two_kills_cost_no_example_and_no_credit_and_double_none(
+    shop: RunningShop, joining: Deployment, earned: list[Row]
+) -> None:
+    shop.deployment.produce(shop.next_traffic(TRAFFIC))
+    shop.catch_up()
+    orders = orders_after_the_cut(ORDERS)
+    lists = visits(shop.deployment.records(SERVED, "ServedList"), orders, LISTS)
+    shop.deployment.stop()
+    odd = odd_log(lists[LISTS // 2 :: LISTS // 2 // ODD][:ODD])
+    clean = clean_log(lists, orders)
+    log = sorted([*clean, *odd.records])
+    poison = [Sent(log[9].at_ms, topic, b"default/poison", b"\x01junk", 0) for topic in (SERVED, EVENTS)]
+    cut_off = sent_list(lists[3])._replace(value=encode(lists[3])[:-9])
+    log = [*log[:10], *poison, cut_off, *log[10:]]
+
+    joining.job_id = flink_client.submit(joining.settings, "feedback", joining.jobmanager, joining.config)
+    joining.wait_until_running()
+    sending = threading.Thread(target=send, args=(joining, log, PER_S))
+    sending.start()
+    for kills, name in enumerate(("taskmanager-1", "taskmanager-2")):
+        before = counts(joining).get("events", 0)
+        until(
+            lambda before=before: counts(joining).get("events", 0) > before + 400, 60, "events to flow", 0.02
+        )  # type: ignore[misc]
+        os.kill(joining.stack.pids()[name], signal.SIGKILL)
+        until(lambda kills=kills: failures(joining) > kills, 60, "the job to fail")  # type: ignore[misc]
+    sending.join()
+    after_ms = log[-1].at_ms + 3 * DAY_MS
+    send(joining, closing(joining.settings.kafka.partitions, after_ms, lists[0]), PER_S)
+
+    examples, credits = wanted([*clean, *odd.records], joining.settings.feedback.rules)
+    assert len(examples) == LISTS + ODD and len(credits) > LISTS
+    until(
+        lambda: counts(joining).get("examples", 0) >= len(examples), 90,
+        lambda: f"{len(examples)} examples in the counts, there are {counts(joining)}",
+    )  # fmt: skip
+    until(lambda: len(joining.rows(EXAMPLES)) >= len(examples), 30, "the last transaction", 0.5)
+    found: list[Example] = joining.records(EXAMPLES, "Example")
+    assert {one.rec_id: one for one in found} == examples
+    assert len(found) == len(examples), "each once"
+    given: list[Credit] = joining.records(CREDITS, "Credit")
+    assert {(one.rec_id, one.arm): one.reward for one in given} == credits
+    assert len({one.credit_id for one in given}) == len(given) == len(credits), "each once"
+    assert all(row.timestamp == one.event_time for row, one in zip(joining.rows(CREDITS), given, strict=True))
+
+    total = counts(joining)
+    assert total["impression_joined"] == LISTS + ODD, "every impression of the clean log"
+    assert {name: total.get(name) for name in odd.counts} == odd.counts
+    assert join_rate(total) == (LISTS + ODD) / (LISTS + 2 * ODD)
+    letters: list[DeadLetter] = joining.records(DEAD_LETTERS, "DeadLetter")
+    assert {one.value for one in letters} == {b"\x01junk", cut_off.value}
+    assert {one.topic for one in letters} == {SERVED}
+    assert total["event_refused_wrong_magic"] == 1
+    assert joining.state_of_job() == "RUNNING"
+    earned.extend(joining.rows(CREDITS))
+
+
+def test_a_credit_counts_once_for_its_user_over_a_kill_and_one_of_an_aborted_transaction_never(
+    shop: RunningShop, earned: list[Row]
+) -> None:
+    if not earned:
+        pytest.skip("wants the credits of the test before")
+    rows = [row for row in earned if (row.key or b"").decode() in shop.plain.states]
+    assert len(rows) > 100
+    before, credited = (shop.deployment.counts().get(name, 0) for name in ("credits", "credited"))
+    prefix = shop.deployment.settings.kafka.topic_prefix
+    producer = Producer(
+        {
+            "bootstrap.servers": shop.deployment.settings.kafka.bootstrap_servers,
+            "transactional.id": f"{prefix}a-test",
+            **QUIET,
+        }
+    )
+    producer.init_transactions(30)
+    for start in range(0, len(rows), 50):
+        for commits in (False, True):  # each once in vain, as by a job that is killed
+            producer.begin_transaction()
+            for row in rows[start : start + 50]:
+                producer.produce(prefix + CREDITS, row.value, row.key, timestamp=row.timestamp)
+            producer.commit_transaction(30) if commits else producer.abort_transaction(30)
+        if start == 50:
+            until(lambda: shop.deployment.counts().get("credits", 0) > before, 60, "credits to count", 0.02)
+            os.kill(shop.deployment.stack.pids()["taskmanager-1"], signal.SIGKILL)
+        time.sleep(0.2)
+    until(
+        lambda: shop.deployment.counts().get("credits", 0) == before + len(rows), 120,
+        lambda: f"{before + len(rows)} credits in the counts, there are {shop.deployment.counts()}",
+    )  # fmt: skip
+    shop.plain.earn(shop.deployment.rows(CREDITS))
+    shop.check_states()
+    arms = Counter(bool(state.arm_alpha) for state in shop.plain.states.values())
+    assert arms[True] > 20
+    assert shop.deployment.counts()["credited"] == credited + len(rows)
+
+
+def counts(joining: Deployment) -> dict[str, int]:
+    return sum_counts(joining.redis.hgetall(stats_key("feedback", joining.settings.kafka.topic_prefix))).total
+
+
+def failures(joining: Deployment) -> int:
+    return len(joining.flink(f"/jobs/{joining.job_id}/exceptions")["exceptionHistory"]["entries"])
