@@ -14,6 +14,7 @@ from tailrace.commands import (
     dlq,
     doctor,
     eval,
+    fed,
     models,
     recs,
     replay,
@@ -33,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for commands in (demo, stack, doctor, submit, train, models, replay, recs, watch, counts, dlq, eval, bench):
+for commands in (demo, stack, doctor, submit, train, models, replay, recs, watch, counts, dlq, eval, fed, bench):
     commands.register(app)
 
 

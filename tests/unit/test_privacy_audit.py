@@ -7,17 +7,13 @@ import pytest
 
 from schemas.refusal import Refused
 from udfs.federate.audit import ledger_is_never_below, line_mechanism, repeats_change_nothing
+from udfs.federate.audit_suite import CATCHES, suite
 from udfs.federate.ledger import BudgetLedger
 from udfs.federate.line_settings import LineSettings
 from udfs.privacy.audit import (
     Run,
     all_findings,
-    clip_holds,
-    difference_tells_nothing,
     gate_refuses,
-    noise_scale,
-    noise_shape,
-    replay_is_silent,
     two_worlds,
 )
 from udfs.privacy.broken import BROKEN, plain, under
@@ -27,18 +23,6 @@ from udfs.privacy.terms import Mode, Terms
 
 CENTRAL = Terms(Mode.CENTRAL, 0.5, 3.7303, 1e-5, 1)  # epsilon 1 at delta 1e-5
 SEEDS = range(20)
-
-# Which audit is there for which fault; others may notice it too.
-CATCHES = {
-    "no noise": noise_scale,
-    "half noise": two_worlds,
-    "variance for deviation": two_worlds,
-    "clip after average": clip_holds,
-    "noise seeded by version": difference_tells_nothing,
-    "fresh noise on replay": replay_is_silent,
-    "noise before clip": noise_scale,
-    "coarse noise": noise_shape,
-}
 
 
 def key(seed: int) -> bytes:
@@ -87,6 +71,13 @@ def test_a_broken_mechanism_is_rejected_by_the_audit_that_is_there_for_it(name):
 
 def test_every_broken_mechanism_has_its_audit():
     assert set(CATCHES) == set(BROKEN)
+
+
+def test_the_suite_of_the_command_is_right_about_everything():
+    found = list(suite(1))
+    assert [one for one in found if not one.is_right] == []
+    assert len({one.mechanism for one in found if one.is_broken}) == len(BROKEN) + 2
+    assert {one.finding.audit for one in found if not one.is_broken} >= {"two worlds", "ledger", "noise gate"}
 
 
 def gate(terms, dimension, sends):

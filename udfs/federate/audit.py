@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from math import inf
 
 import numpy as np
@@ -10,8 +11,9 @@ from numpy.typing import NDArray
 
 from schemas.ids import user_key
 from schemas.records import EdgeUpdate
+from schemas.refusal import Refused
 from udfs.federate.ledger import BudgetLedger, BudgetLogic
-from udfs.federate.line import LineLogic
+from udfs.federate.line import LineLogic, LineStep
 from udfs.federate.line_settings import LineSettings
 from udfs.federate.line_state import LineHead, LineState, first_state
 from udfs.federate.release import Seed
@@ -63,22 +65,60 @@ def line_mechanism(template: LineSettings) -> Mechanism:
     return release_sum
 
 
+class PlainRun:
+    """Ledgers and one line as a job runs them, one update after the other: what a job's versions are compared with.
+
+    Parameters
+    ----------
+    line
+        The model line.
+    seed
+        What the job makes its noise with.
+    logic
+        Of the ledgers; None: no budget.
+    budget_epsilon
+        Told with the versions.
+    """
+
+    def __init__(
+        self, line: LineSettings, seed: Seed, logic: BudgetLogic | None = None, budget_epsilon: float = inf
+    ) -> None:
+        self._line = line
+        self._logic = logic or BudgetLogic({line.name: line}, inf, line.delta, 1 << 40)
+        self._lines = LineLogic(line, budget_epsilon, seed)
+        self.state = first_state(np.zeros(line.dimension), line.first_clip_norm)
+        self.ledgers: dict[str, BudgetLedger | None] = {}
+
+    def take(self, update: EdgeUpdate, at_ms: int = 0) -> LineStep:
+        """Apply an update; a step without a change where a ledger drops it as a repeat.
+
+        Raises
+        ------
+        Refused
+            Where check or ledger refuse it.
+        """
+        key = user_key(update.tenant, update.user_id)
+        units = check_update(update, key, {self._line.name: self._line})
+        charged = self._logic.on_update(self.ledgers.get(key), update, at_ms)
+        self.ledgers[key] = charged.ledger
+        if charged.refused is not None:
+            raise charged.refused
+        if not charged.accepted:
+            return LineStep(self.state, counts=charged.counts)
+        step = self._lines.on_contribution(self.state, update, units, 0)
+        self.state = step.state
+        return step
+
+
 def model_after(
     line: LineSettings, arrivals: Sequence[EdgeUpdate], seed: Seed, logic: BudgetLogic | None = None
 ) -> LineState:
     """Run arrivals through ledgers and line as a job does, a second apart."""
-    logic = logic or BudgetLogic({line.name: line}, inf, line.delta, 1 << 40)
-    lines = LineLogic(line, inf, seed)
-    state = first_state(np.zeros(line.dimension), line.first_clip_norm)
-    ledgers: dict[str, BudgetLedger | None] = {}
+    run = PlainRun(line, seed, logic)
     for second, update in enumerate(arrivals):
-        key = user_key(update.tenant, update.user_id)
-        units = check_update(update, key, {line.name: line})
-        charged = logic.on_update(ledgers.get(key), update, 1000 * second)
-        ledgers[key] = charged.ledger
-        if charged.accepted:
-            state = lines.on_contribution(state, update, units, 0).state
-    return state
+        with suppress(Refused):
+            run.take(update, 1000 * second)
+    return run.state
 
 
 def repeats_change_nothing(line: LineSettings, key: bytes, seed: int, contributions: int = 40) -> Finding:

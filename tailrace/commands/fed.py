@@ -1,0 +1,212 @@
+"""`tailrace fed`: learning from devices, its budgets and its audits."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flink_jobs.settings import Settings, load
+from schemas.ids import user_key
+from schemas.records import DEFAULT_TENANT, Control
+from schemas.redis_keys import edge_budget_key, stats_key
+from tailrace.commands.options import Config, Json
+from tailrace.connections import QUIET, control_producer, store
+from tailrace.errors import ExitCode, UserError
+from tailrace.job_counts import sum_counts
+from tailrace.topic_scan import broker_unreachable
+
+commands = typer.Typer(
+    help="Learn from devices: simulate, watch versions and budgets, revoke, audit.", no_args_is_help=True
+)
+User = Annotated[str, typer.Argument(help="Pseudonym under which the user enrolled.")]
+Tenant = Annotated[str, typer.Option(help="Whose shop.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.add_typer(commands, name="fed")
+
+
+@commands.command()
+def run(
+    config: Config = None,
+    clients: Annotated[int, typer.Option(min=10, help="Simulated devices, one a user.")] = 10_000,
+    releases: Annotated[int, typer.Option(min=1, help="Versions to release.")] = 20,
+    mode: Annotated[str, typer.Option(help="local, central or distributed.")] = "central",
+    dimension: Annotated[int, typer.Option(min=2, max=256, help="Numbers in the head.")] = 64,
+    noise_multiplier: Annotated[float, typer.Option(help="In clips.")] = 4.0,
+    kills: Annotated[int, typer.Option(min=0, help="TaskManagers to kill without a warning.")] = 2,
+    seed: Annotated[int, typer.Option(help="Of devices and their data.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Write the report to this file too.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Let a fleet learn one head through the real broker and job, on a stack of its own, and check every version.
+
+    Devices drop out, come late, send again, are broken or go on when their budget is spent. Each version must be
+    that of an uninterrupted plain run of the same arrivals, bit for bit, and no ledger below the oracle's.
+    """
+    from tailrace.federated_stack import simulate
+
+    def say(line: str) -> None:
+        typer.echo(line, err=True)
+
+    report = simulate(
+        load(config), clients, releases, mode, dimension, noise_multiplier, kills, seed, progress=say
+    )
+    text = json.dumps(report)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    if not as_json:
+        for name, value in report.items():
+            typer.echo(f"{name:>26}  {value}")
+    typer.echo(text)
+
+
+@commands.command()
+def status(
+    config: Config = None,
+    line: Annotated[str | None, typer.Option(help="One model line; default: all.")] = None,
+    last: Annotated[int, typer.Option(min=1, help="Newest versions to show of each line.")] = 10,
+    as_json: Json = False,
+) -> None:
+    """Show released versions with the privacy they cost, and what was refused."""
+    settings = load(config)
+    models = [model for model in _models(settings) if line in (None, model["line"])]
+    newest: list[dict[str, Any]] = []
+    for name in sorted({model["line"] for model in models}):
+        newest += [model for model in models if model["line"] == name][-last:]
+    with store(settings) as client:
+        counts = sum_counts(client.hgetall(stats_key("federate", settings.kafka.topic_prefix)))
+    if as_json:
+        typer.echo(json.dumps({"versions": newest, "counts": counts.total, "refused": counts.refused}))
+        return
+    if not newest:
+        typer.echo("no version yet: submit the federate job, or wait for its first tick")
+    for model in newest:
+        typer.echo(
+            f"{model['line']} {model['version']}: K {model['cohort_size']} ({model['trigger']}), "
+            f"{model['mode']} mode, epsilon {model['epsilon']:.3g} a contribution of {model['budget_epsilon']:.3g} at delta "
+            f"{model['delta']:g} per {model['unit']} ({model['adjacency']}), "
+            f"staleness {model['mean_staleness']:.2f}, SNR {_number(model['signal_to_noise'])}, clipped {_number(model['clipped_share'])}"
+        )
+    for reason, count in counts.refused.items():
+        typer.echo(f"refused {count:>10,}  {reason}")
+
+
+@commands.command()
+def budget(user: User, config: Config = None, tenant: Tenant = DEFAULT_TENANT, as_json: Json = False) -> None:
+    """Show what a user's devices have spent in this budget epoch, as the job told it last."""
+    settings = load(config)
+    key = edge_budget_key(user_key(tenant, user), settings.kafka.topic_prefix, settings.redis.hash_tags)
+    with store(settings) as client:
+        fields = client.hgetall(key)
+    if not fields:
+        raise UserError(
+            "TR-755",
+            f"user {user!r}: no budget in the store",
+            "no update of this user was charged, or it is long ago",
+            "tailrace fed status",
+        )
+    found = {
+        "user": user,
+        "epsilon": float(fields["epsilon"]),
+        "budget_epsilon": float(fields["budget_epsilon"]),
+        "delta": float(fields["delta"]),
+        "contributions": int(fields["contributions"]),
+        "epoch": int(fields["epoch"]),
+        "revoked": fields["revoked"] == "1",
+    }
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    typer.echo(
+        f"{user}: epsilon {found['epsilon']:.4g} of {found['budget_epsilon']:.4g} at delta {found['delta']:g}, "
+        f"{found['contributions']} contributions in epoch {found['epoch']}"
+        + (", consent taken back" if found["revoked"] else "")
+    )
+
+
+@commands.command()
+def revoke(user: User, config: Config = None, tenant: Tenant = DEFAULT_TENANT, as_json: Json = False) -> None:
+    """Take a user's consent back: no update of theirs is taken any more, in no job.
+
+    What lies in a sum or a version stays there, and so does what was spent: neither can be taken out.
+    """
+    now_ms = time.time_ns() // 1_000_000
+    order = Control(
+        f"fed-revoke-{now_ms}", "set_consent", tenant, user, None, "none", now_ms, "tailrace fed revoke"
+    )
+    with control_producer(load(config)) as producer:
+        producer.send(order)
+    typer.echo(json.dumps({"user": user, "consent": "none"}) if as_json else f"{user}: consent taken back")
+
+
+@commands.command()
+def audit(
+    seeds: Annotated[int, typer.Option(min=1, help="How often what is right must pass.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Measure the noise, clip, replay, ledger and gate of this release; broken mechanisms must be rejected."""
+    from udfs.federate.audit_suite import suite
+
+    began_s = time.process_time()
+    passed: dict[str, list[bool]] = {}
+    wrong: list[dict[str, Any]] = []
+    for one in suite(seeds):
+        name = f"{one.mechanism}: {one.finding.audit}"
+        if name not in passed and not as_json:
+            typer.echo(f"{'must fail' if one.is_broken else 'must pass'}  {name}", err=True)
+        passed.setdefault(name, []).append(one.is_right)
+        if not one.is_right:
+            wrong.append({"mechanism": one.mechanism, "seed": one.seed, **one.finding._asdict()})
+    report = {
+        "audits": {name: f"{sum(each)} of {len(each)}" for name, each in passed.items()},
+        "wrong": wrong,
+        "seeds": seeds,
+        "cpu_s": round(time.process_time() - began_s, 1),
+    }
+    if as_json:
+        typer.echo(json.dumps(report))
+    else:
+        for name, each in passed.items():
+            typer.echo(f"{sum(each):>4} of {len(each):<4} {name}")
+    if wrong:
+        raise UserError(
+            "TR-756", f"{len(wrong)} audits were wrong, first {wrong[0]}", exit_code=ExitCode.FAILED
+        )
+
+
+def _models(settings: Settings) -> list[dict[str, Any]]:
+    """Released versions without their numbers, in order."""
+    from clients.edge.model_feed import ModelFeed
+
+    kafka = settings.kafka
+    try:
+        with ModelFeed(
+            kafka.bootstrap_servers,
+            topic_prefix=kafka.topic_prefix,
+            schema_ids=kafka.schema_ids,
+            config=QUIET,
+        ) as feed:
+            return [
+                {
+                    "line": model.model_line,
+                    **{
+                        name: value
+                        for name, value in model._asdict().items()
+                        if name not in ("weights", "model_line")
+                    },
+                }
+                for model in feed.read(15.0)
+            ]
+    except ConnectionError as error:
+        raise broker_unreachable(kafka.bootstrap_servers, str(error)) from error
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
