@@ -88,12 +88,7 @@ def status(
     if not newest:
         typer.echo("no version yet: submit the federate job, or wait for its first tick")
     for model in newest:
-        typer.echo(
-            f"{model['line']} {model['version']}: K {model['cohort_size']} ({model['trigger']}), "
-            f"{model['mode']} mode, epsilon {model['epsilon']:.3g} a contribution of {model['budget_epsilon']:.3g} at delta "
-            f"{model['delta']:g} per {model['unit']} ({model['adjacency']}), "
-            f"staleness {model['mean_staleness']:.2f}, SNR {_number(model['signal_to_noise'])}, clipped {_number(model['clipped_share'])}"
-        )
+        typer.echo(_line(model))
     for reason, count in counts.refused.items():
         typer.echo(f"refused {count:>10,}  {reason}")
 
@@ -206,6 +201,16 @@ def _models(settings: Settings) -> list[dict[str, Any]]:
             ]
     except ConnectionError as error:
         raise broker_unreachable(kafka.bootstrap_servers, str(error)) from error
+
+
+def _line(model: dict[str, Any]) -> str:
+    return (
+        f"{model['line']} {model['version']}: K {model['cohort_size']} ({model['trigger']}), "
+        f"{model['mode']} mode, epsilon {model['epsilon']:.3g} a contribution, budget {model['budget_epsilon']:.3g}, "
+        f"at delta {model['delta']:g} per {model['unit']} ({model['adjacency']}), "
+        f"staleness {model['mean_staleness']:.2f}, SNR {_number(model['signal_to_noise'])}, "
+        f"clipped {_number(model['clipped_share'])}"
+    )
 
 
 def _number(value: float | None) -> str:

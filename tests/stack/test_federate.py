@@ -1,0 +1,102 @@
+"""The federate job: a fleet with late, repeated, broken and greedy devices, a TaskManager killed twice."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.edge_fleet import Arrival, Fleet, budget_of
+from flink_jobs.federate_settings import model_lines
+from flink_jobs.settings import Settings, load
+from schemas.codec import decode, encode
+from schemas.topics import DEAD_LETTERS, EDGE_UPDATES
+from tailrace import flink_client
+from tailrace.federated_run import FederatedRun
+from tailrace.stack.noise_key import VARIABLE, noise_key
+from tailrace.toml_text import settings_toml
+from tests.stack.conftest import SharedStack
+from tests.stack.deployment import Deployment, until
+from udfs.federate.audit import device_update
+from udfs.federate.release import Seed
+
+pytestmark = pytest.mark.stack
+RELEASES, KILLED_IN = 5, (1, 3)
+LINE = {
+    "dimension": 64, "mode": "central", "noise_multiplier": 4.0, "cohort_size": 60, "cohort_min": 20,
+    "timeout_ms": 600_000_000,
+}  # fmt: skip
+LINES = {"trusting": LINE, "wary": {**LINE, "mode": "local", "noise_multiplier": 8.0, "cohort_size": 30}}
+
+
+class Federated(Deployment):
+    """A deployment with lines, which its settings file says as TOML."""
+
+    def write_config(self, name: str, settings: Settings) -> Path:
+        path = self.folder / name
+        path.write_text(settings_toml(settings), encoding="utf-8")
+        return path
+
+
+@pytest.fixture
+def federated(stack: SharedStack, tmp_path: Path) -> Iterator[Federated]:
+    given = stack.settings.model_dump(exclude_unset=True)
+    given["kafka"]["topic_prefix"] = "federated."
+    given["redis"]["url"] = f"{stack.settings.redis.url.rsplit('/', 1)[0]}/15"
+    lines = model_lines(load(environment={}, federate={"lines": LINES}).federate)
+    quick = {"batch_ms": 100, "line_batch_ms": 100, "budget_epsilon": budget_of(lines["trusting"])}
+    given["job"] |= {"checkpoint_interval_ms": 1_000}
+    deployment = Federated(
+        stack.stack, load(environment={}, **given, federate={**quick, "lines": LINES}), tmp_path
+    )
+    for other in [stack, *stack._deployments.values()]:
+        if other.job_id is not None:
+            other.stop()
+    yield deployment
+    deployment.cancel()
+
+
+def test_a_job_killed_twice_publishes_what_an_uninterrupted_plain_run_does(federated: Federated) -> None:
+    settings = federated.settings
+    noise = Seed(settings.federate.noise_key_id, bytes.fromhex(noise_key(settings.stack.home)[VARIABLE]))
+    lines = model_lines(settings.federate)
+    trusting = Fleet(lines["trusting"], 400, 1, noise, name="trusting")
+    wary = Fleet(lines["wary"], 60, 2, noise, name="wary")
+    federated.job_id = flink_client.submit(settings, "federate", federated.jobmanager, federated.config)
+    federated.wait_until_running()
+
+    run = FederatedRun(settings, federated.stack, trusting, print)
+    run.run(RELEASES, KILLED_IN)
+    other = FederatedRun(settings, None, wary, print)
+    other.run(1)
+    federated.order("set_consent", tenant="default", user_id="user-gone", consent="none")
+    until(lambda: run.counts().get("consent_revoked") == 1, 30, "the order")
+    gone = device_update(lines["wary"], "gone", 1, np.zeros(64), bytes(32))
+    run.send([Arrival("default/user-gone", encode(gone))])
+
+    refused = trusting.counts.refused + wary.counts.refused + Counter(revoked=1)
+    run.wait_for_counts(dict(refused))
+    report, more = run.report(), other.report()
+    assert (report["releases"], report["kills"], report["contributions"]) == (5, 2, 300)
+    assert report["read_uncommitted"]["cohorts"] == RELEASES + 1
+    assert report["sent"]["repeat"] > 100
+    assert set(refused) >= {"wrong_shape", "norm_too_large", "budget_spent", "unknown_base", "noise_missing"}
+    assert more["mode"] == "local"
+    assert report["accuracy"][-1] > report["accuracy"][0]
+    check_letters(federated, refused)
+
+
+def check_letters(federated: Federated, refused: Counter[str]) -> None:
+    """Each refusal is in the dead letters once or more, with its place, and none has a number of a device."""
+
+    def letters() -> dict[int, str]:
+        found = federated.records(DEAD_LETTERS.name, "DeadLetter")
+        for letter in found:
+            assert (letter.topic, letter.job) == (EDGE_UPDATES.name, "federate")
+            assert letter.value == b"" or decode("EdgeUpdate", letter.value).payload == b""
+        return {(letter.partition, letter.offset): letter.reason for letter in found}
+
+    until(lambda: Counter(letters().values()) == refused, 30, lambda: f"{refused}, got {letters()}")
