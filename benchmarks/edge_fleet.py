@@ -33,7 +33,7 @@ EXAMPLES_PER_DEVICE: Final = 20
 TEST_EXAMPLES: Final = 20_000
 HOT_SHARE: Final = 0.02
 """Of a cohort: users who contribute to every version, and go on when their budget is spent."""
-GREEDY_VERSIONS: Final = 6.5
+GREEDY_VERSIONS: Final = 3.5
 """How many contributions the budget of a user holds."""
 OVERSIZED_BYTES: Final = 1_500_000
 
