@@ -84,6 +84,10 @@ class ControlProducer(Sender):
         """Write every user's list again, as after the store was lost."""
         return self.send(Control("", "republish", None, None, None, None, 0, reason))
 
+    def set_experiments(self, experiments: str, reason: str = "") -> str:
+        """Let these experiments run from now on, and no others: `udfs.experiments.running`, as JSON."""
+        return self.send(Control("", "set_experiments", None, None, None, None, 0, reason, experiments))
+
     def set_consent(self, user_id: str, consent: str, tenant: str = DEFAULT_TENANT, reason: str = "") -> str:
         """What a user allows from now on; less than personalization deletes the profile."""
         return self.send(Control("", "set_consent", tenant, user_id, None, consent, 0, reason))

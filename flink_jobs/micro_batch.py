@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from pyflink.common import Row
 
-from flink_jobs.output_rows import ERASE, RANK
+from flink_jobs.output_rows import ERASE, RANK, encode_variant
 from flink_jobs.shard_record import ShardRecord
 from schemas.redis_keys import format_version
 from udfs.user_logic import Step, Urgency
@@ -170,7 +170,7 @@ class MicroBatch:
         """Send out what is due, owe what must wait, and write each changed user."""
         for key, version in self._erased.items():
             self._settled(key)
-            yield Row(ERASE, key, b"", version, 0, 0)
+            yield Row(ERASE, key, b"", version, 0, 0, "")
         # Without a model nothing can be ranked; the first activation owes everyone a list.
         leaving = []
         for key, (state, urgency) in self._due.items() if self.shard.epoch else ():
@@ -194,7 +194,7 @@ class MicroBatch:
         """Rank users in the given states; the vectors of their newest states come along."""
         if not leaving:
             return
-        epoch = self.shard.epoch
+        epoch, running = self.shard.epoch, self.shard.running
         moved_on = [
             (key, current)
             for key, state in leaving
@@ -208,7 +208,11 @@ class MicroBatch:
             self._pace.ranked(key, now_ms)
             data = snapshot.encode()
             self._sent[key] = (snapshot, data)
-            yield Row(RANK, key, data, self._version(snapshot.newest_offset), snapshot.last_ms, epoch)
+            label, changes = running.of_user(key)
+            # A variant's epoch ranks with its own vector, which the rank worker folds in; the state keeps this one.
+            of_epoch = changes.get("epoch", epoch)
+            version = self._version(snapshot.newest_offset)
+            yield Row(RANK, key, data, version, snapshot.last_ms, of_epoch, encode_variant(label, changes))
         for (key, _), current in zip(moved_on, refreshed[len(leaving) :], strict=True):
             self._states[key] = current
 

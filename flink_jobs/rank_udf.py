@@ -13,6 +13,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,7 @@ from flink_jobs.list_columns import encode_entries, encode_served
 from flink_jobs.list_entry import KEPT, EraseEntry, as_outcome
 from flink_jobs.list_store import ListStore, connect_as_worker
 from flink_jobs.model_store import ModelStore
-from flink_jobs.output_rows import COUNTS, ERASE, PRELOAD, RANK
+from flink_jobs.output_rows import COUNTS, ERASE, PRELOAD, RANK, decode_variant
 from flink_jobs.settings import Settings
 from flink_jobs.user_shell import JOB, wall_clock_ms
 from schemas.codec import Codec, encode
@@ -96,15 +97,16 @@ class RankLists(ScalarFunction):
         version: pd.Series,
         at_ms: pd.Series,
         epoch: pd.Series,
+        variant: pd.Series,
     ) -> pd.Series:
         """Handle one Arrow batch of output rows (`output_rows.OUTPUT_TYPE`, all kinds but the first two)."""
         kinds, keys, payloads, versions = kind.to_numpy(), key.tolist(), payload.tolist(), version.tolist()
-        times, epochs = at_ms.tolist(), epoch.tolist()
+        times, epochs, variants = at_ms.tolist(), epoch.tolist(), variant.tolist()
         served: list[bytes | None] = [None] * len(kinds)
-        by_epoch: dict[int, list[int]] = {}
+        alike: dict[tuple[int, str], list[int]] = {}
         for place in np.flatnonzero(kinds == RANK).tolist():
-            by_epoch.setdefault(epochs[place], []).append(place)
-        for wanted, places in sorted(by_epoch.items()):
+            alike.setdefault((epochs[place], variants[place]), []).append(place)
+        for (wanted, of_variant), places in sorted(alike.items()):
             snapshots = [
                 Snapshot(
                     keys[place],
@@ -116,7 +118,7 @@ class RankLists(ScalarFunction):
                 )
                 for place in places
             ]
-            for place, record in zip(places, self._rank(wanted, snapshots), strict=True):
+            for place, record in zip(places, self._rank(wanted, of_variant, snapshots), strict=True):
                 served[place] = record
         counts = {}
         for place in np.flatnonzero(kinds != RANK).tolist():
@@ -136,22 +138,31 @@ class RankLists(ScalarFunction):
             self._acknowledge()
         return pd.Series(served, dtype=object)
 
-    def _rank(self, epoch: int, snapshots: list[Snapshot]) -> Sequence[bytes | None]:
-        """Rank users with one epoch, and give the record of each list that stands in the store."""
+    def _rank(self, epoch: int, variant: str, snapshots: list[Snapshot]) -> Sequence[bytes | None]:
+        """Rank users with one epoch and variant, and give the record of each list that stands in the store."""
         # A bundle that went bad after it was activated: the one that served before keeps serving.
         bundle = self._models.bundle(epoch) or self._models.newest_held()
         if bundle is None:
             return [None] * len(snapshots)
-        batch = rank_columns(bundle, snapshots, self._catalogue.view(bundle), self._rank_settings)
+        label, rank_settings = self._of_variant(variant)
+        batch = rank_columns(bundle, snapshots, self._catalogue.view(bundle), rank_settings)
         self._active_epoch = bundle.epoch
         texts, hash_tags = self._models.texts(bundle.epoch), self._settings.redis.hash_tags
-        replies = self._store.put_encoded(encode_entries(batch, texts, VARIANT, wall_clock_ms(), hash_tags))
-        records: list[bytes | None] = list(encode_served(batch, texts, VARIANT, wall_clock_ms()))
+        replies = self._store.put_encoded(encode_entries(batch, texts, label, wall_clock_ms(), hash_tags))
+        records: list[bytes | None] = list(encode_served(batch, texts, label, wall_clock_ms()))
         for user, reply in enumerate(replies):
             if reply != KEPT:
-                stood = as_outcome(reply, _served_list(batch, user)).served
+                stood = as_outcome(reply, _served_list(batch, user, label)).served
                 records[user] = None if stood is None else encode(stood)
         return records
+
+    def _of_variant(self, text: str) -> tuple[str, RankSettings]:
+        """Give what is logged, and how to rank, for users of one variant."""
+        label, changes = decode_variant(text)
+        changes.pop("epoch", None)  # the row names it
+        if "candidates" in changes:
+            changes["candidates"] = max(changes["candidates"], self._rank_settings.finalists)
+        return label or VARIANT, replace(self._rank_settings, **changes)
 
     def _acknowledge(self, preload: int | None = None) -> None:
         """Tell in Redis which epochs this worker can serve, and why not another."""
@@ -180,7 +191,7 @@ class RankLists(ScalarFunction):
         self._store.put_fields(MODEL_WORKERS, {self._worker: json.dumps(state)})
 
 
-def _served_list(batch: RankedBatch, user: int) -> ServedList:
+def _served_list(batch: RankedBatch, user: int, variant: str) -> ServedList:
     """Give one list of a batch as a record that was not stored yet."""
     ranked = batch.list_of(user)
     return ServedList(
@@ -192,7 +203,7 @@ def _served_list(batch: RankedBatch, user: int) -> ServedList:
         served_time=0,
         epoch=ranked.epoch,
         model_version=ranked.model_version,
-        variant=VARIANT,
+        variant=variant,
         index_mark=ranked.index_mark,
         items=ranked.items,
         snapshot=batch.snapshots[user].state,

@@ -64,7 +64,7 @@ def build(settings: Settings) -> StreamExecutionEnvironment:
     )
     statements.add_insert_sql(f"""
         INSERT INTO served SELECT `key`, list, TO_TIMESTAMP_LTZ(at_ms, 3) FROM (
-            SELECT `key`, at_ms, rank_lists(kind, `key`, payload, version, at_ms, epoch) AS list
+            SELECT `key`, at_ms, rank_lists(kind, `key`, payload, version, at_ms, epoch, `variant`) AS list
             FROM outputs WHERE kind > {SESSION})
         WHERE list IS NOT NULL""")
     statements.attach_as_datastream()

@@ -1,13 +1,28 @@
-"""What a shard keeps beside its users: how it was hashed, the active epoch, and its counts."""
+"""What a shard keeps beside its users: how it was hashed, the active epoch, the experiments, and its counts."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import cache
 
 from flink_jobs.shards import SHARD_FUNCTION_VERSION
+from udfs.experiments.running import RunningExperiments
 
-_FORMAT = 1
+_FORMAT = 2
+_READ = (1, 2)  # the first had no experiments
+
+
+@cache
+def read_experiments(text: str) -> RunningExperiments:
+    """Read an order's experiments, once; every shard has the same.
+
+    Raises
+    ------
+    ValueError
+        As `RunningExperiments.from_json`.
+    """
+    return RunningExperiments.from_json(text) if text else RunningExperiments()
 
 
 class ShardMismatchError(RuntimeError):
@@ -26,6 +41,8 @@ class ShardRecord:
         Model epoch that new snapshots name; 0 until one is activated.
     control_seq
         1 + offset of the newest control record that changed what lists are made of.
+    experiments
+        JSON of `udfs.experiments.running`; empty: none.
     counts
         Exactly-once totals since the first event, by name.
     counts_seq
@@ -44,9 +61,15 @@ class ShardRecord:
     counts: dict[str, int] = field(default_factory=dict)
     counts_seq: int = 0
     pending: dict[str, None] = field(default_factory=dict)
+    experiments: str = ""
     tick_ms: int = 0
     counts_sent_ms: int = 0
     counts_changed: bool = True
+
+    @property
+    def running(self) -> RunningExperiments:
+        """The experiments that run."""
+        return read_experiments(self.experiments)
 
     def count(self, name: str) -> None:
         """Add one to a total."""
@@ -68,6 +91,7 @@ class ShardRecord:
                 self.control_seq,
                 self.counts_seq,
                 self.counts,
+                self.experiments,
             ]
         ).encode()
 
@@ -82,11 +106,11 @@ class ShardRecord:
         """
         if data is None:
             return cls(index, shards)
-        written, function, count, epoch, control_seq, counts_seq, counts = json.loads(data)
-        if (written, function, count) != (_FORMAT, SHARD_FUNCTION_VERSION, shards):
+        written, function, count, epoch, control_seq, counts_seq, counts, *rest = json.loads(data)
+        if written not in _READ or (function, count) != (SHARD_FUNCTION_VERSION, shards):
             raise ShardMismatchError(
                 f"state has format {written}, shard function {function}, {count} shards; this job has format "
                 f"{_FORMAT}, function {SHARD_FUNCTION_VERSION}, {shards} shards. Set job.shards = {count}, or "
                 "replay the topics under a new job.generation"
             )
-        return cls(index, shards, epoch, control_seq, counts, counts_seq)
+        return cls(index, shards, epoch, control_seq, counts, counts_seq, experiments="".join(rest))

@@ -33,7 +33,7 @@ from flink_jobs.model_store import ModelStore
 from flink_jobs.output_rows import COUNTS, DEAD_LETTER, PRELOAD, SESSION
 from flink_jobs.prefix import CONTROL, EVERY_SHARD_PREFIX, SOURCE_STRIDE, SOURCES
 from flink_jobs.settings import Settings
-from flink_jobs.shard_record import ShardRecord
+from flink_jobs.shard_record import ShardRecord, read_experiments
 from flink_jobs.shards import index_of_keys
 from flink_jobs.shipped_code import by_own_code
 from schemas.codec import Codec, encode
@@ -112,7 +112,7 @@ class UserShell(KeyedProcessFunction):
                     continue  # every shard refuses it alike, the first one reports
                 batch.shard.count(f"{_REFUSED[source]}_{refused.reason}")
                 letter = dead_letter(SOURCES[source], *position, at_ms, key, payload, refused, JOB)
-                yield Row(DEAD_LETTER, *letter, "", at_ms, 0)
+                yield Row(DEAD_LETTER, *letter, "", at_ms, 0, "")
         if self._newest_arrival_ms:
             self._delay.observe(now_ms - self._newest_arrival_ms, now_ms)
         self._pace.observe_lag(max(now_ms - window_end_ms, self._delay.lag_ms))
@@ -146,7 +146,7 @@ class UserShell(KeyedProcessFunction):
         for name in step.counts:
             batch.shard.count(name)
         for delta in step.deltas:
-            yield Row(SESSION, key, encode(delta), "", delta.event_time, 0)
+            yield Row(SESSION, key, encode(delta), "", delta.event_time, 0, "")
         before = batch.load(key)
         if step.rank is Urgency.NEVER and before is not None and step.state is not before:
             yield from batch.settle(key, before, wall_clock_ms())
@@ -176,13 +176,26 @@ class UserShell(KeyedProcessFunction):
                 batch.owe_all()
         elif control.kind == "preload_epoch" and control.epoch is not None:
             self._models.factors(control.epoch)  # opened now, not while the first user waits
-            yield Row(PRELOAD, key, b"", "", 0, control.epoch)
+            yield Row(PRELOAD, key, b"", "", 0, control.epoch, "")
+        elif control.kind == "set_experiments":
+            self._require_experiments(control)
+            shard.experiments = control.experiments or ""
         elif control.kind == "republish":
             shard.control_seq = control_seq
             shard.counts_changed = True  # they stand in the store too
             batch.owe_all()
         else:
             raise Refused("bad_control", f"{control.kind!r} with epoch {control.epoch!r} under key {key!r}")
+
+    def _require_experiments(self, control: Control) -> None:
+        try:
+            running = read_experiments(control.experiments or "")
+        except ValueError as error:
+            raise Refused("bad_control", str(error)) from error
+        for epoch in running.epochs():
+            refusal = self._models.refusal(epoch)
+            if refusal is not None:
+                raise Refused("no_bundle", refusal)
 
     def _require_epoch(self, control: Control) -> None:
         if control.epoch is None or control.epoch < 1:
@@ -227,7 +240,7 @@ class UserShell(KeyedProcessFunction):
             shard.counts_sent_ms, shard.counts_changed = now_ms, False
             version = format_version(self._settings.job.generation, shard.counts_seq, 0)
             key = f"{self._settings.kafka.topic_prefix}/{shard.index}"
-            yield Row(COUNTS, key, shard.encode_counts(), version, 0, 0)
+            yield Row(COUNTS, key, shard.encode_counts(), version, 0, 0, "")
 
     def _refresh(self, states: Sequence[UserState], epoch: int) -> list[UserState]:
         factors = self._models.factors(epoch)

@@ -134,6 +134,7 @@ class Control(NamedTuple):
     consent: str | None
     issued_time: int
     reason: str
+    experiments: str | None = None
 
 
 class Credit(NamedTuple):

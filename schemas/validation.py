@@ -144,6 +144,8 @@ def validate_control(control: Control, key: str | None) -> None:
         control.epoch is None or not 0 <= control.epoch < 1 << 32
     ):
         raise Refused("bad_control", f"epoch: wanted 0 to 2^32 - 1 for {kind}, got {control.epoch}")
+    if kind == "set_experiments" and control.experiments is None:
+        raise Refused("bad_control", "experiments: wanted for set_experiments, got none")
     if kind == "set_consent" and control.consent is None:
         raise Refused("bad_control", "consent: wanted for set_consent, got none")
     wanted = control_key(control)

@@ -8,6 +8,7 @@ import typer
 
 from flink_jobs.settings import SettingsError
 from tailrace.commands import (
+    ab,
     bench,
     counts,
     demo,
@@ -34,7 +35,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for commands in (demo, stack, doctor, submit, train, models, replay, recs, watch, counts, dlq, eval, fed, bench):
+COMMANDS = (
+    demo,
+    stack,
+    doctor,
+    submit,
+    train,
+    models,
+    replay,
+    recs,
+    watch,
+    counts,
+    dlq,
+    eval,
+    ab,
+    fed,
+    bench,
+)
+for commands in COMMANDS:
     commands.register(app)
 
 

@@ -15,6 +15,7 @@ from confluent_kafka import Producer
 
 from flink_jobs.settings import load
 from schemas.codec import encode
+from schemas.ids import user_key
 from schemas.records import Credit, DeadLetter, Example
 from schemas.redis_keys import stats_key
 from tailrace import flink_client
@@ -37,11 +38,16 @@ from tests.stack.feedback_log import (
 )
 from tests.stack.plain_run import Row
 from tests.stack.running_shop import RunningShop
+from udfs.experiments.experiment import BUCKETS, Experiment, Variant
+from udfs.experiments.running import RunningExperiments
 from udfs.feedback.join_rate import join_rate
 
 pytestmark = pytest.mark.stack
 CREDITS, EXAMPLES, DEAD_LETTERS = "recs.credits.v1", "recs.examples.v1", "recs.dead-letters.v1"
 TRAFFIC, ORDERS, LISTS, ODD, PER_S = 3_000, 60_000, 900, 20, 450
+BOTH_ALIKE = RunningExperiments(
+    (Experiment("alike", "list", 0, BUCKETS, (Variant("a", 1, {}), Variant("b", 1, {}))),)
+)
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +86,12 @@ def test_two_kills_cost_no_example_and_no_credit_and_double_none(
     sending = threading.Thread(target=send, args=(joining, log, PER_S))
     sending.start()
     for kills, name in enumerate(("taskmanager-1", "taskmanager-2")):
-        before = counts(joining).get("events", 0)
+        before = counts(joining).get("examples", 0)  # some have left, and their transaction is open
         until(
-            lambda before=before: counts(joining).get("events", 0) > before + 400, 60, "events to flow", 0.02
+            lambda before=before: counts(joining).get("examples", 0) > before + 30,
+            60,
+            "examples to leave",
+            0.02,
         )  # type: ignore[misc]
         os.kill(joining.stack.pids()[name], signal.SIGKILL)
         until(lambda kills=kills: failures(joining) > kills, 60, "the job to fail")  # type: ignore[misc]
@@ -149,7 +158,14 @@ def test_a_credit_counts_once_for_its_user_over_a_kill_and_one_of_an_aborted_tra
         lambda: f"{before + len(rows)} credits in the counts, there are {shop.deployment.counts()}",
     )  # fmt: skip
     shop.plain.earn(shop.deployment.rows(CREDITS))
+    shop.deployment.order("set_experiments", experiments=BOTH_ALIKE.to_json())
     shop.check_states()
+    newest = {(one.tenant, one.user_id): one for one in shop.deployment.records(SERVED, "ServedList")}
+    labels = {user_key(*name): newest[name].variant for name in newest}
+    assert {key: labels[key] for key in shop.plain.states} == {
+        key: BOTH_ALIKE.of_user(key)[0] for key in shop.plain.states
+    }
+    shop.deployment.order("set_experiments", experiments=RunningExperiments().to_json())
     arms = Counter(bool(state.arm_alpha) for state in shop.plain.states.values())
     assert arms[True] > 20
     assert shop.deployment.counts()["credited"] == credited + len(rows)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from clients.producer import new_event
-from flink_jobs.output_rows import COUNTS, DEAD_LETTER, ERASE, RANK
+from flink_jobs.output_rows import COUNTS, DEAD_LETTER, ERASE, RANK, decode_variant
 from flink_jobs.settings import load
+from flink_jobs.shard_record import ShardRecord
 from schemas.codec import decode, encode
 from schemas.records import Control, DeadLetter
 from schemas.redis_keys import format_version, parse_version
 from tests.bundles import make_bundle
 from tests.shell_in_memory import CONTROL, EVENTS, ShellInMemory, of_kind, user_shell
+from udfs.experiments.experiment import BUCKETS, Experiment, Variant
+from udfs.experiments.running import RunningExperiments
 from udfs.user_state import UserState
 
 T0 = 1_760_000_000_000
@@ -153,3 +157,55 @@ def test_an_idle_user_is_forgotten_when_the_wheel_comes_round_and_an_active_one_
     assert list(shell.states["wheel"].values()) == [b"default/active"]
     shell.wake(shell.event_timers_ms[-1], shell.event_timers_ms[-1])
     assert not shell.states["users"] and not shell.states["wheel"]
+
+
+SPREAD = Experiment(
+    "spread", "list", 0, BUCKETS, (Variant("a", 1, {}), Variant("b", 1, {"diversity": 0.3, "epoch": 7}))
+)
+
+
+def experiments(offset: int, text: str) -> tuple[str, str, bytes, int]:
+    control = Control(f"c{offset}", "set_experiments", None, None, None, None, T0, "", text)
+    return CONTROL, "*set_experiments", encode(control), offset
+
+
+def test_each_ranking_names_its_users_variant_from_the_order_on_until_the_next(shell: ShellInMemory) -> None:
+    (before,) = of_kind(shell.run([click(1)]), RANK)
+    assert before[6] == ""
+    running = RunningExperiments((SPREAD,))
+    assert not of_kind(shell.run([experiments(1, running.to_json())]), DEAD_LETTER)
+    users = [f"user-{number}" for number in range(40)]
+    rows = of_kind(shell.run([click(10 + n, user) for n, user in enumerate(users)]), RANK)
+    found = {row[1]: decode_variant(row[6]) for row in rows}
+    assert found == {f"default/{user}": running.of_user(f"default/{user}") for user in users}
+    assert {label for label, _ in found.values()} == {"spread=a", "spread=b"}
+    assert {row[5] for row in rows} == {7}
+    promoted = running.stop("spread", "b").to_json()
+    (after,) = of_kind(shell.run([experiments(2, promoted), click(100, "other")]), RANK)
+    assert decode_variant(after[6]) == ("", {"diversity": 0.3, "epoch": 7})
+
+
+def test_experiments_survive_a_restart_with_the_shard(shell: ShellInMemory) -> None:
+    shell.run([experiments(1, RunningExperiments((SPREAD,)).to_json())])
+    record = ShardRecord.decode(shell.states["shard"].value(), 0, 1)
+    assert record.running.experiments == (SPREAD,)
+    first = json.dumps([1, *json.loads(record.encode())[1:-1]]).encode()
+    assert ShardRecord.decode(first, 0, 1).running == RunningExperiments(), "a record of the release before"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{}", "[]", '{"running":[{}],"promoted":{}}', '{"running":[],"promoted":{"heat":1}}', "x" * 70_000,
+     '{"running":[],"promoted":{"epoch":8}}'],
+)  # fmt: skip
+def test_experiments_that_cannot_run_go_to_the_dead_letters_and_change_nothing(
+    shell: ShellInMemory, text: str
+) -> None:
+    good = RunningExperiments((SPREAD,)).to_json()
+    shell.run([experiments(1, good)])
+    control = Control("c", "set_experiments", None, None, None, None, T0, "", text)
+    (letter,) = of_kind(shell.run([(CONTROL, "*set_experiments", encode(control), 2)]), DEAD_LETTER)
+    found = decode("DeadLetter", letter[2])
+    assert isinstance(found, DeadLetter)
+    assert found.reason == ("no_bundle" if "8" in text else "bad_control")
+    assert ShardRecord.decode(shell.states["shard"].value(), 0, 1).experiments == good
