@@ -19,6 +19,7 @@ from udfs.ranking.catalogue import CatalogueView
 from udfs.ranking.exploration import fill_slots, list_seed, play_probabilities
 from udfs.ranking.feature_kernel import compute_features
 from udfs.ranking.first_stage import pick_finalists
+from udfs.ranking.live_sessions import LiveSessions, one_session
 from udfs.ranking.rank import RankSettings, rank_batch
 from udfs.ranking.retrieval import find_history, retrieve
 from udfs.ranking.snapshot import Snapshot, decode_states
@@ -29,7 +30,9 @@ GOAL_US = 110.0
 ROUNDS = 200
 
 
-def figures(bundle: Bundle, snapshots: list[Snapshot], settings: RankSettings) -> dict[str, float]:
+def figures(
+    bundle: Bundle, snapshots: list[Snapshot], sessions: LiveSessions, settings: RankSettings
+) -> dict[str, float]:
     """Return CPU microseconds a user of every stage, and of all of `rank_batch`.
 
     Stages run one after the other as in `rank_batch`, so that each finds the caches as the one before left them;
@@ -38,6 +41,7 @@ def figures(bundle: Bundle, snapshots: list[Snapshot], settings: RankSettings) -
     users, index = len(snapshots), bundle.items
     catalogue = CatalogueView(bundle)
     seeds = np.array([list_seed(one.key, one.version, bundle.epoch) for one in snapshots], np.uint64)
+    most = int(min(settings.candidates, len(index)) * index.settings.share_sessions)
     laps: dict[str, list[float]] = {}
     started = 0.0
 
@@ -53,8 +57,10 @@ def figures(bundle: Bundle, snapshots: list[Snapshot], settings: RankSettings) -
         lap("decode")
         history = find_history(index, states)
         lap("history")
+        live = sessions.find(index, snapshots, states, catalogue.allowed, most)
+        lap("sessions")
         candidates = retrieve(
-            index, states, history, catalogue.allowed, settings.candidates, settings.rebuy_after_ms
+            index, states, history, live, catalogue.allowed, settings.candidates, settings.rebuy_after_ms
         )
         lap("retrieval")
         finalists = pick_finalists(index, candidates, settings.finalists)
@@ -79,11 +85,25 @@ def figures(bundle: Bundle, snapshots: list[Snapshot], settings: RankSettings) -
     del states, history, candidates, finalists, features, scores, probabilities
     for _ in range(ROUNDS):
         started = time.process_time()
-        rank_batch(bundle, snapshots, catalogue, settings)
+        rank_batch(bundle, snapshots, catalogue, settings, sessions)
         lap("total")
     least = {name: min(times) / users * 1e6 for name, times in laps.items()}
     total = least.pop("total")
     return least | {"rest": total - sum(least.values()), "total": total}
+
+
+def learn_sessions(bundle: Bundle, count: int, rng: np.random.Generator) -> tuple[LiveSessions, float]:
+    """Return a source that has learnt sessions of near items, the popular ones more often, and CPU-us a click."""
+    n = len(bundle.items)
+    first = np.minimum(rng.exponential(n / 8, (count, 1)), n - 1).astype(np.int64)
+    rows = (first + rng.integers(0, 40, (count, 5))) % n
+    hashes = bundle.items.columns.hashes[bundle.items.columns.popular_order[rows]].ravel()
+    keys = np.repeat(rng.integers(0, 2**63, count).astype(np.uint64), 5)
+    one_session(bundle.items)  # compiles
+    live, started = LiveSessions(), time.process_time()
+    for at in range(0, len(keys), 500):
+        live.observe(keys[at : at + 500], hashes[at : at + 500])
+    return live, (time.process_time() - started) / len(keys) * 1e6
 
 
 def main() -> None:
@@ -92,12 +112,14 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=4_000)
     parser.add_argument("--dimension", type=int, default=32)
     parser.add_argument("--users", type=int, default=100, help="ranked in one batch")
+    parser.add_argument("--sessions", type=int, default=40_000, help="of others, five items each")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         bundle = synthetic_shop.write(Path(folder) / "1", arguments.items, arguments.dimension)
         snapshots = synthetic_shop.snapshots(bundle.items, arguments.users, np.random.default_rng(1))
-        costs = figures(bundle, snapshots, RankSettings())
+        sessions, learning_us = learn_sessions(bundle, arguments.sessions, np.random.default_rng(2))
+        costs = figures(bundle, snapshots, sessions, RankSettings())
     report = {
         "items": arguments.items,
         "dimension": arguments.dimension,
@@ -106,6 +128,7 @@ def main() -> None:
         "machine": platform.machine(),
         "python": platform.python_version(),
         "goal_us": GOAL_US,
+        "learn_a_click_us": round(learning_us, 2),
         "cpu_us": {name: round(cost, 2) for name, cost in costs.items()},
     }
     if arguments.json:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flink_jobs.list_entry import SESSION_ITEMS
+from flink_jobs.list_entry import SESSION_ITEMS, marks_text
 from flink_jobs.list_kernel import write_entries
 from flink_jobs.served_kernel import write_served
 from flink_jobs.text_kernel import MAX_NUMBER_BYTES, Texts
@@ -104,7 +104,15 @@ def encode_entries(
         Texts.of(versions),
         # Texts of float32 sums: few digits, and the only numbers here without a fixed number of decimals.
         Texts.of([repr(round(spend, 2)) for spend in batch.states.spend.tolist()]),
-        Texts.of([variant, texts.model_version, str(batch.bundle.epoch), str(batch.mark), str(now_ms)]),
+        Texts.of(
+            [
+                variant,
+                texts.model_version,
+                str(batch.bundle.epoch),
+                marks_text(batch.mark, batch.session_mark),
+                str(now_ms),
+            ]
+        ),
         _LETTERS,
         out,
         out_ends,
@@ -150,7 +158,7 @@ def encode_served(batch: RankedBatch, texts: BundleTexts, variant: str, served_m
         Texts.of([snapshot.version for snapshot in batch.snapshots]),
         Texts.of([texts.model_version, variant]),
         snapshots,
-        np.array([served_ms, batch.bundle.epoch, batch.mark], np.int64),
+        np.array([served_ms, batch.bundle.epoch, batch.mark, batch.session_mark], np.int64),
         out,
         out_ends,
     )

@@ -76,7 +76,7 @@ def as_pieces(served: ServedList, entry: ListEntry) -> tuple[str, bytes]:
         "_t", str(served.served_time),
         "_epoch", str(served.epoch),
         "_model", served.model_version,
-        "_mark", str(served.index_mark),
+        "_mark", marks_text(served.index_mark, served.session_mark),
     ]  # fmt: skip
     if served.variant:
         meta += ("variant", served.variant)
@@ -106,6 +106,17 @@ def as_pieces(served: ServedList, entry: ListEntry) -> tuple[str, bytes]:
     return "BBBB" + "".join([_LENGTHS[length] for length in lengths]), counts + data
 
 
+def marks_text(index_mark: int, session_mark: int) -> str:
+    """Give what tells in Redis how far the catalogue, and the sessions if they are read, had been followed.
+
+    Examples
+    --------
+    >>> marks_text(17, 0), marks_text(17, 250)
+    ('17', '17:250')
+    """
+    return f"{index_mark}:{session_mark}" if session_mark else str(index_mark)
+
+
 def as_outcome(reply: Any, served: ServedList | None) -> Outcome:
     """What one reply of `lists.lua` says; `served` is the list sent, None for an erasure."""
     if reply == KEPT:
@@ -123,6 +134,7 @@ def _as_stored(served: ServedList, meta: Sequence[Any], scored: Sequence[Any]) -
     """The list that stands in Redis under this version; the snapshot is the given one, of equal version."""
     found = dict(zip(META_FIELDS, [_text(value) for value in meta], strict=True))
     pairs = [(_text(item), float(score)) for item, score in zip(scored[::2], scored[1::2], strict=True)]
+    index_mark, _, session_mark = found["_mark"].partition(":")
     return served._replace(
         rec_id=found["rec_id"],
         event_time=int(found["_wm"]),
@@ -130,7 +142,8 @@ def _as_stored(served: ServedList, meta: Sequence[Any], scored: Sequence[Any]) -
         epoch=int(found["_epoch"]),
         model_version=found["_model"],
         variant=found["variant"],
-        index_mark=int(found["_mark"]),
+        index_mark=int(index_mark),
+        session_mark=int(session_mark or 0),
         items=load_slots(pairs, found["propensities"], found["sources"], found["order"]),
     )
 

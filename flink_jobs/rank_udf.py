@@ -26,12 +26,14 @@ from flink_jobs.list_entry import KEPT, EraseEntry, as_outcome
 from flink_jobs.list_store import ListStore, connect_as_worker
 from flink_jobs.model_store import ModelStore
 from flink_jobs.output_rows import COUNTS, ERASE, PRELOAD, RANK, decode_variant
+from flink_jobs.session_feed import SessionFeed
 from flink_jobs.settings import Settings
 from flink_jobs.user_shell import JOB, wall_clock_ms
 from schemas.codec import Codec, encode
 from schemas.ids import split_user_key
 from schemas.records import ServedList
 from schemas.redis_keys import MODEL_WORKERS
+from udfs.ranking.live_sessions import one_session
 from udfs.ranking.rank import RankSettings, rank_columns
 from udfs.ranking.ranked import RankedBatch
 from udfs.ranking.snapshot import Snapshot
@@ -70,6 +72,10 @@ class RankLists(ScalarFunction):
         )
         self._models = ModelStore(model)
         self._catalogue = CatalogueFeed(self._settings.kafka, Codec(self._settings.kafka.schema_ids))
+        self._sessions = None
+        if model.session_tail:
+            codec = Codec(self._settings.kafka.schema_ids)
+            self._sessions = SessionFeed(self._settings.kafka, codec, model.session_tail)
         self._rank_settings = RankSettings(
             candidates=model.candidates,
             finalists=model.finalists,
@@ -85,6 +91,8 @@ class RankLists(ScalarFunction):
     def close(self) -> None:
         """Leave broker and store, and the list of live workers."""
         self._catalogue.close()
+        if self._sessions is not None:
+            self._sessions.close()
         with contextlib.suppress(redis.RedisError):  # the store may be what ended the task
             self._client.hdel(MODEL_WORKERS, self._worker)
         self._client.close()
@@ -144,8 +152,13 @@ class RankLists(ScalarFunction):
         bundle = self._models.bundle(epoch) or self._models.newest_held()
         if bundle is None:
             return [None] * len(snapshots)
+        sessions = None
+        if self._sessions is not None:
+            self._sessions.follow()
+            sessions = self._sessions.live
+        view = self._catalogue.view(bundle)
         label, rank_settings = self._of_variant(variant)
-        batch = rank_columns(bundle, snapshots, self._catalogue.view(bundle), rank_settings)
+        batch = rank_columns(bundle, snapshots, view, rank_settings, sessions)
         self._active_epoch = bundle.epoch
         texts, hash_tags = self._models.texts(bundle.epoch), self._settings.redis.hash_tags
         replies = self._store.put_encoded(encode_entries(batch, texts, label, wall_clock_ms(), hash_tags))
@@ -176,7 +189,8 @@ class RankLists(ScalarFunction):
             if bundle is not None:
                 # Ranks one unknown user, so that kernels and sessions are warm before the epoch serves.
                 warm = Snapshot("default/", "default", "", "0" * 32, 0, preload, b"")
-                batch = rank_columns(bundle, [warm], self._catalogue.view(bundle), self._rank_settings)
+                view = self._catalogue.view(bundle)
+                batch = rank_columns(bundle, [warm], view, self._rank_settings, one_session(bundle.items))
                 encode_entries(batch, self._models.texts(preload), VARIANT, 0, hash_tags=True)
                 encode_served(batch, self._models.texts(preload), VARIANT, 0)
         state = {
@@ -186,9 +200,22 @@ class RankLists(ScalarFunction):
             "catalogue_mark": self._catalogue.mark,
             "catalogue_refused": self._catalogue.refused,
             "store_retries": self._store.retries,
+            "sessions": self._session_state(),
             "at_ms": wall_clock_ms(),
         }
         self._store.put_fields(MODEL_WORKERS, {self._worker: json.dumps(state)})
+
+    def _session_state(self) -> dict[str, int | None] | None:
+        """Give how far the session source has read, and how long after the event; None where it is off."""
+        feed = self._sessions
+        if feed is None:
+            return None
+        return {
+            "mark": feed.live.mark,
+            "clicks": feed.live.clicks,
+            "behind_ms": feed.behind_ms,
+            "refused": feed.refused,
+        }
 
 
 def _served_list(batch: RankedBatch, user: int, variant: str) -> ServedList:
@@ -207,4 +234,5 @@ def _served_list(batch: RankedBatch, user: int, variant: str) -> ServedList:
         index_mark=ranked.index_mark,
         items=ranked.items,
         snapshot=batch.snapshots[user].state,
+        session_mark=ranked.session_mark,
     )

@@ -43,7 +43,7 @@ def write_served(
     shared
         Model version and variant.
     numbers
-        Served time, epoch and index mark.
+        Served time, epoch, index mark and session mark.
     out, out_ends
         Where to write, with room for all; where each record ends.
     """
@@ -75,4 +75,5 @@ def write_served(
         out[at] = 0
         at += 1
         at = put_string(out, at, snapshots, user)
+        at = put_long(out, at, numbers[3])
         out_ends[user] = at

@@ -167,6 +167,12 @@ class Model(_Section):
         0.01, ge=0, le=0.18, description="least probability of every source at a slot"
     )
     rebuy_after_ms: int = Field(86_400_000, description="a bought item is not recommended for this long")
+    session_tail: int = Field(
+        200_000,
+        ge=0,
+        description="newest records of recs.sessions.v1 that a rank worker reads when it starts; "
+        "0 leaves the session source out",
+    )
 
 
 class Stack(_Section):

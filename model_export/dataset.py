@@ -15,6 +15,7 @@ import numpy.typing as npt
 from model_export.interactions import ItemRows
 from model_export.moments import Moment
 from model_export.ranker import RankingExamples
+from model_export.session_replay import SessionClicks
 from udfs.item_factors import ItemFactors
 from udfs.ranking.catalogue import CatalogueView
 from udfs.ranking.features import N_FEATURES
@@ -45,6 +46,8 @@ class CandidateSet:
     retrieved
         float64 (m,): share of what was taken that was among the candidates of all sources; nan if none of
         it is an item of the epoch.
+    clicks
+        Of everybody: what the session source was made from.
     """
 
     items: ItemRows
@@ -53,6 +56,7 @@ class CandidateSet:
     rows: npt.NDArray[np.int32]
     features: npt.NDArray[np.float32]
     retrieved: npt.NDArray[np.float64]
+    clicks: SessionClicks
 
     @property
     def finalists(self) -> int:
@@ -109,6 +113,7 @@ def snapshots(moments: Sequence[Moment], factors: ItemFactors, epoch: int) -> li
 def candidate_set(
     index: ItemIndex,
     moments: Sequence[Moment],
+    clicks: SessionClicks,
     settings: RankSettings,
     epoch: int,
     tell: Callable[[int], None] | None = None,
@@ -120,7 +125,9 @@ def candidate_set(
     index
         The items of the epoch.
     moments
-        m of them.
+        m of them, in time order.
+    clicks
+        Of everybody; each moment knows those before it.
     settings
         How the workers rank.
     epoch
@@ -131,6 +138,7 @@ def candidate_set(
     items = ItemRows(tuple(index.item_ids), np.asarray(index.columns.hashes))
     view = CatalogueView(index)
     row_of = {name: row for row, name in enumerate(items.ids)}
+    sessions = clicks.replay()
     kept = settings.finalists
     count = np.zeros(len(moments), np.int32)
     rows = np.zeros((len(moments), kept), np.int32)
@@ -139,7 +147,8 @@ def candidate_set(
     for start in range(0, len(moments), BATCH):
         batch = moments[start : start + BATCH]
         stop = start + len(batch)
-        prepared = prepare(index, snapshots(batch, index.factors, epoch), view, settings, epoch)
+        shots = snapshots(batch, index.factors, epoch)
+        prepared = prepare(index, shots, view, settings, epoch, sessions)
         found = prepared.candidates
         count[start:stop], rows[start:stop] = prepared.finalists.counts, prepared.finalists.rows
         features[start * kept : stop * kept] = prepared.features
@@ -150,7 +159,7 @@ def candidate_set(
                 retrieved[start + at] = len(taken & candidates) / len(taken)
         if tell is not None:
             tell(stop)
-    return CandidateSet(items, moments, count, rows, features, retrieved)
+    return CandidateSet(items, moments, count, rows, features, retrieved, clicks)
 
 
 def ranking_examples(found: CandidateSet) -> RankingExamples:

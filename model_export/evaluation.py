@@ -94,12 +94,12 @@ def evaluate_within(found: CandidateSet, scores: npt.NDArray[np.float32]) -> dic
 
 def evaluate_served(bundle: Bundle, found: CandidateSet, settings: RankSettings) -> dict[str, Any]:
     """Measure the lists as users get them: diversity and exploration cost some of the ranking."""
-    view = CatalogueView(bundle)
+    view, sessions = CatalogueView(bundle), found.clicks.replay()
     row_of = {name: row for row, name in enumerate(found.items.ids)}
     lists: list[list[int]] = []
     for start in range(0, len(found.moments), BATCH):
         batch = snapshots(found.moments[start : start + BATCH], bundle.items.factors, bundle.epoch)
-        ranked = rank_batch(bundle, batch, view, settings)
+        ranked = rank_batch(bundle, batch, view, settings, sessions)
         lists.extend([row_of[item.item_id] for item in each.items] for each in ranked)
     wanted = [frozenset(taken) for taken in found.taken_rows()]
     return ListMetrics.of(zip(lists, wanted, strict=True)).to_dict()

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model_export.interactions import IMPLICIT_WEIGHTS, session_numbers
+from model_export.session_replay import ClickRecorder, SessionClicks
 from model_export.sources.event_log import EventLog
 from schemas.ids import item_hash, user_key
 from schemas.validation import effective_time
@@ -86,7 +87,7 @@ def collect_moments(
     logic: LogicSettings,
     rng: np.random.Generator,
     tell: Callable[[int], None] | None = None,
-) -> list[list[Moment]]:
+) -> tuple[list[list[Moment]], SessionClicks]:
     """Replay a log once and take moments of the sessions that begin in each stretch of time.
 
     Parameters
@@ -108,40 +109,38 @@ def collect_moments(
 
     Returns
     -------
-    For each stretch its moments, in time order. Users without a state at that moment (their first visit)
-    are left out: the stream has nothing to rank for them.
+    moments
+        For each stretch, in time order. Users without a state at that moment (their first visit) are left out:
+        the stream has nothing to rank for them.
+    clicks
+        What everybody's sessions got, up to the last moment.
     """
     users, sessions = _sessions(log)
     plans: dict[int, list[_Plan]] = {}
     for number, ((start_ms, end_ms), chosen) in enumerate(zip(stretches, settings, strict=True)):
         _plan(log, users, sessions, start_ms, end_ms, chosen, number, rng, plans)
     found: list[list[Moment]] = [[] for _ in stretches]
-    wanted = np.zeros(int(users.max(initial=-1)) + 1, np.bool_)
-    wanted[users[list(plans)]] = True
-    _replay(log, users, wanted, plans, items, logic, tell, found)
-    return found
+    return found, _replay(log, users, plans, items, logic, tell, found)
 
 
 def _replay(
     log: EventLog,
     users: npt.NDArray[np.int32],
-    wanted: npt.NDArray[np.bool_],
     plans: dict[int, list[_Plan]],
     items: ItemFactors | None,
     settings: LogicSettings,
     tell: Callable[[int], None] | None,
     found: list[list[Moment]],
-) -> None:
+) -> SessionClicks:
     keyed = UserLogic(settings, {} if items is None else {REPLAY_EPOCH: items})
     states: dict[int, UserState | None] = {}
+    recorder = ClickRecorder()
     last = max(plans, default=-1)
     for row, (event, user) in enumerate(zip(log, users.tolist(), strict=True)):
         if row > last:
             break
         if tell is not None and row % TELL_EVERY == 0:
             tell(row)
-        if not wanted[user]:
-            continue
         at_ms, _ = effective_time(event)
         state = states.get(user)
         here = plans.get(row, ())
@@ -151,10 +150,14 @@ def _replay(
                 if not forgotten or plan.forgotten:
                     held = None if forgotten else state
                     found[plan.stretch].append(_moment(event.tenant, event.user_id, at_ms, held, plan))
-        states[user] = state = keyed.on_event(state, event, at_ms, Position(0, row), REPLAY_EPOCH).state
+        state, deltas, *_ = keyed.on_event(state, event, at_ms, Position(0, row), REPLAY_EPOCH)
+        states[user] = state
+        for delta in deltas:
+            recorder.add(delta)
         for plan in here:
             if not plan.before and state is not None:
                 found[plan.stretch].append(_moment(event.tenant, event.user_id, at_ms, state, plan))
+    return recorder.clicks()
 
 
 def _moment(tenant: str, user_id: str, at_ms: int, state: UserState | None, plan: _Plan) -> Moment:

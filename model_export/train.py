@@ -30,6 +30,7 @@ from model_export.item_side import fit_items
 from model_export.moments import Moment, MomentSettings, collect_moments
 from model_export.onnx_export import Export, export_ranker
 from model_export.ranker import RankingExamples, fit_ranker, importances, predict
+from model_export.session_replay import SessionClicks
 from model_export.sources.event_log import EventLog, midnight_ms
 from model_export.train_settings import TrainReport, TrainSettings
 from schemas.records import Item
@@ -112,10 +113,10 @@ def train(
         for number, name in enumerate(ITEM_PHASES)
     ]
     with work.phase("replay"):
-        first, second, tests, later = work.moments(log, edges, halves[-1])
+        (first, second, tests, later), clicks = work.moments(log, edges, halves[-1])
     with work.phase("candidates"):
-        learnt = [work.candidates(halves[0], first), work.candidates(halves[1], second)]
-        tested = work.candidates(halves[1], tests)
+        learnt = [work.candidates(halves[0], first, clicks), work.candidates(halves[1], second, clicks)]
+        tested = work.candidates(halves[1], tests, clicks)
     examples = [ranking_examples(found) for found in learnt]
     if min(len(part.rankable()) for part in examples) < LEAST_GROUPS:
         raise TrainingError(
@@ -161,7 +162,7 @@ def train(
         bundle = Bundle.open(target, sha256)
     if later:
         with work.phase("after the cut"):
-            found = work.candidates(halves[-1], later)
+            found = work.candidates(halves[-1], later, clicks)
             scores = bundle.ranker.score(found.features, found.finalists)
             after = evaluate_openings(log, cut_ms, found, scores)
             after["served"] = evaluate_served(bundle, found, settings.rank)
@@ -218,8 +219,10 @@ class _Training:
                 lambda part: self.say(parts[part]),
             )
 
-    def moments(self, log: EventLog, edges: list[int], items: ItemArrays) -> list[list[Moment]]:
-        """Return the moments to learn from of both stretches, to measure on before the cut, and behind it."""
+    def moments(
+        self, log: EventLog, edges: list[int], items: ItemArrays
+    ) -> tuple[list[list[Moment]], SessionClicks]:
+        """Return moments and sessions; moments to learn from in both stretches, to measure on, and behind the cut."""
         first, second, cut = edges
         chosen = self.settings.moments
         measured = MomentSettings(sessions=len(log), within=False, first_only=True, forgotten=True)
@@ -234,10 +237,15 @@ class _Training:
             lambda row: self.say(row / len(log)),
         )
 
-    def candidates(self, items: ItemArrays, moments: list[Moment]) -> CandidateSet:
+    def candidates(self, items: ItemArrays, moments: list[Moment], clicks: SessionClicks) -> CandidateSet:
         total = max(len(moments), 1)
         return candidate_set(
-            self.index(items), moments, self.settings.rank, self.epoch, lambda done: self.say(done / total)
+            self.index(items),
+            moments,
+            clicks,
+            self.settings.rank,
+            self.epoch,
+            lambda done: self.say(done / total),
         )
 
     def index(self, items: ItemArrays) -> ItemIndex:

@@ -90,6 +90,7 @@ class ServedList(NamedTuple):
     index_mark: int
     items: Sequence[ServedItem]
     snapshot: bytes
+    session_mark: int = 0
 
 
 class SessionDelta(NamedTuple):

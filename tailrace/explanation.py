@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from clients.reader import Recommendations
+from flink_jobs.session_feed import SessionFeed
 from flink_jobs.settings import Settings
 from schemas import topics
 from schemas.codec import Codec
@@ -22,6 +23,7 @@ from tailrace.topic_scan import TopicReader, partition_of
 from udfs.model.bundle import Bundle
 from udfs.ranking.catalogue import CatalogueView
 from udfs.ranking.explain import Explanation, explain
+from udfs.ranking.live_sessions import LiveSessions
 from udfs.ranking.rank import RankSettings
 from udfs.ranking.snapshot import Snapshot
 
@@ -44,12 +46,15 @@ class ListExplained:
         The record is of the list that was asked for; else of the user's newest logged one.
     same_catalogue
         The catalogue could be read back to the mark that the list was made with.
+    same_sessions
+        Nobody's session has grown since, and their records have one order; else those of now were asked.
     """
 
     record: ServedList
     items: tuple[Explanation, ...]
     same_list: bool
     same_catalogue: bool
+    same_sessions: bool
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -59,8 +64,10 @@ class ListExplained:
             "epoch": self.record.epoch,
             "model_version": self.record.model_version,
             "index_mark": self.record.index_mark,
+            "session_mark": self.record.session_mark,
             "same_list": self.same_list,
             "same_catalogue": self.same_catalogue,
+            "same_sessions": self.same_sessions,
             "items": [dataclasses.asdict(item) for item in self.items],
         }
 
@@ -80,6 +87,8 @@ class ListExplained:
             line(f"note: the log holds no record of this list any more; this is of {record.rec_id}", "yellow")
         if not self.same_catalogue:
             line("note: the catalogue has moved on since; ranked again with today's", "yellow")
+        if not self.same_sessions:
+            line("note: others' sessions have moved on since; ranked again with those of now", "yellow")
         if self.items:
             shares = ", ".join(
                 f"{arm} {chance:.3f}" for arm, chance in self.items[0].arm_probabilities.items()
@@ -142,13 +151,15 @@ def explain_list(settings: Settings, tenant: str, user_id: str, found: Recommend
     snapshot = Snapshot(
         key, tenant, user_id, record.version, record.event_time, record.epoch, record.snapshot
     )
+    sessions, same_sessions = _sessions(settings, record.session_mark)
     same = record.rec_id == found.rec_id
     shown = found.items if same else record.items
     return ListExplained(
         record,
-        tuple(explain(bundle, snapshot, item.item_id, view, rank_settings) for item in shown),
+        tuple(explain(bundle, snapshot, item.item_id, view, rank_settings, sessions) for item in shown),
         same,
         exact,
+        same_sessions,
     )
 
 
@@ -186,3 +197,12 @@ def _catalogue(settings: Settings, bundle: Bundle, mark: int) -> tuple[Catalogue
             view.apply(item)
     view.mark = mark
     return view, high >= mark and seen == mark
+
+
+def _sessions(settings: Settings, mark: int) -> tuple[LiveSessions | None, bool]:
+    """Give the sessions as a worker that starts now reads them; False unless that is what the list was made with."""
+    if not mark or not settings.model.session_tail:
+        return None, not mark
+    feed = SessionFeed(settings.kafka, Codec(settings.kafka.schema_ids), settings.model.session_tail)
+    feed.close()
+    return feed.live, feed.live.mark == mark and feed.partitions == 1

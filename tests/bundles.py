@@ -7,6 +7,7 @@ neighbours are the next items of its parity.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from udfs.model.items import ItemArrays
 from udfs.model.manifest import ModelSettings
 from udfs.ranking.features import FEATURE_NAMES, N_FEATURES
 from udfs.ranking.inverted_lists import InvertedLists
+from udfs.ranking.live_sessions import LiveSessions
 from udfs.ranking.snapshot import Snapshot
 from udfs.user_state import EMPTY, EVENT_TYPES, UserState
 
@@ -117,6 +119,15 @@ def toy_trees(trees: int = 12, depth: int = 3, seed: int = 0) -> Trees:
     half = (inner + 1) // 2
     leaves[:, half:] += 0.5
     return Trees(features, thresholds, leaves.astype(np.float32))
+
+
+def sessions_of(*sessions: Iterable[int]) -> LiveSessions:
+    """Return a session source that has seen strangers' sessions of toy items, one after the other."""
+    live = LiveSessions()
+    for number, items in enumerate(sessions):
+        hashes = np.array([item_hash(item_id(k)) for k in items], np.uint64)
+        live.observe(np.full(len(hashes), number, np.uint64), hashes)
+    return live
 
 
 def toy_items(n: int = 300, dimension: int = 16, seed: int = 0) -> ItemArrays:

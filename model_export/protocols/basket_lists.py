@@ -106,12 +106,13 @@ def compare(
 
 def served_lists(bundle: Bundle, found: CandidateSet, settings: RankSettings) -> npt.NDArray[np.int32]:
     """Return the lists as the rank worker makes them, int32 (U, 10) rows, -1 where there are no more."""
-    view = CatalogueView(bundle)
+    view, sessions = CatalogueView(bundle), found.clicks.replay()
     row_of = {name: row for row, name in enumerate(found.items.ids)}
     shown = np.full((len(found.moments), K), -1, np.int32)
     for start in range(0, len(found.moments), BATCH):
         batch = snapshots(found.moments[start : start + BATCH], bundle.items.factors, bundle.epoch)
-        for number, each in enumerate(rank_batch(bundle, batch, view, settings), start=start):
+        ranked = rank_batch(bundle, batch, view, settings, sessions)
+        for number, each in enumerate(ranked, start=start):
             rows = [row_of[item.item_id] for item in each.items][:K]
             shown[number, : len(rows)] = rows
     return shown

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,14 @@ class SharedStack(Deployment):
         self._folder = folder
         self._deployments: dict[str, Deployment] = {"": self}
 
-    def deployment(self, name: str, **job: object) -> Deployment:
+    def deployment(
+        self,
+        name: str,
+        *,
+        kafka: Mapping[str, object] | None = None,
+        model: Mapping[str, object] | None = None,
+        **job: object,
+    ) -> Deployment:
         """Give the deployment of this topic prefix, made when asked for first, with its own database."""
         if name not in self._deployments:
             number = len(self._deployments)
@@ -66,6 +73,8 @@ class SharedStack(Deployment):
             given["kafka"]["topic_prefix"] = f"{name}."
             given["redis"]["url"] = f"{self.settings.redis.url.rsplit('/', 1)[0]}/{number}"
             given["job"].update(job)
+            given["kafka"].update(kafka or {})
+            given["model"].update(model or {})
             settings = load(environment={}, **given)
             self._deployments[name] = Deployment(self.stack, settings, self._folder / name)
         return self._deployments[name]
@@ -106,7 +115,8 @@ def stack(bundles: dict[int, Bundle], tmp_path_factory: pytest.TempPathFactory) 
         "kafka": {"bootstrap_servers": f"127.0.0.1:{ports['kafka_port']}", "retention_ms": -1},
         "redis": {"url": f"redis://127.0.0.1:{ports['redis_port']}/0"},
         "job": {"checkpoint_interval_ms": 3_000, "max_interval_ms": 2_000},
-        "model": {"root": str(bundles[1].path.parent)},
+        # What others' sessions bring depends on when a worker read them; test_sessions has a test of its own.
+        "model": {"root": str(bundles[1].path.parent), "session_tail": 0},
     }
     settings = load(environment={}, **given)
     local = LocalStack(settings)

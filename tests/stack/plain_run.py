@@ -20,6 +20,7 @@ from schemas.refusal import Refused
 from schemas.validation import effective_time, validate_event
 from udfs.model.bundle import Bundle
 from udfs.ranking.catalogue import CatalogueView
+from udfs.ranking.live_sessions import LiveSessions
 from udfs.ranking.rank import Ranked, RankSettings, rank_batch
 from udfs.ranking.snapshot import Snapshot
 from udfs.user_logic import LogicSettings, Position, Urgency, UserLogic
@@ -129,7 +130,12 @@ class PlainRun:
         return {key: self._version(state) for key, state in self.ranked.items()}
 
     def lists(
-        self, items: Sequence[Item], mark: int, settings: RankSettings, keys: Iterable[str] | None = None
+        self,
+        items: Sequence[Item],
+        mark: int,
+        settings: RankSettings,
+        keys: Iterable[str] | None = None,
+        sessions: LiveSessions | None = None,
     ) -> dict[str, Ranked]:
         """Rank everyone, or these, in one batch."""
         view = CatalogueView(self.bundle)
@@ -149,7 +155,7 @@ class PlainRun:
                     state.encode(),
                 )
             )
-        ranked = rank_batch(self.bundle, snapshots, view, settings)
+        ranked = rank_batch(self.bundle, snapshots, view, settings, sessions)
         return {snapshot.key: list_ for snapshot, list_ in zip(snapshots, ranked, strict=True)}
 
     def _refreshed(self, state: UserState) -> UserState:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from flink_jobs.list_entry import marks_text
 from flink_jobs.shards import shard_of
 from flink_jobs.user_view import recent_items, user_features
 from schemas.codec import encode
@@ -16,6 +17,7 @@ from tests.stack.deployment import Deployment, until
 from tests.stack.plain_run import PlainRun, Row
 from tests.stack.shop import CUT_MS, catalogue, traffic
 from udfs.model.bundle import Bundle
+from udfs.ranking.live_sessions import LiveSessions
 from udfs.ranking.rank import RankSettings
 from udfs.user_logic import LogicSettings
 from udfs.user_state import UserState
@@ -131,19 +133,19 @@ class RunningShop:
         self.plain.run(rows[self._seen :])
         self._seen = len(rows)
 
-    def check_lists(self, keys: Sequence[str] | None = None) -> int:
+    def check_lists(self, keys: Sequence[str] | None = None, sessions: LiveSessions | None = None) -> int:
         """Compare every list in the store, item by item; give how many there are."""
-        wanted = self.plain.lists(self.items, self.mark, self.rank_settings, keys)
+        wanted = self.plain.lists(self.items, self.mark, self.rank_settings, keys, sessions)
         found = self.deployment.lists(wanted)
         for key, ranked in wanted.items():
             list_ = found[key]
             assert list_, f"{key}: no list"
             assert (
                 list_["rec_id"], list_["_v"], int(list_["_wm"]), int(list_["_epoch"]), list_["_model"],
-                int(list_["_mark"]), list_["items"],
+                list_["_mark"], list_["items"],
             ) == (
                 ranked.rec_id, ranked.version, ranked.at_ms, ranked.epoch, ranked.model_version,
-                ranked.index_mark, ranked.items,
+                marks_text(ranked.index_mark, ranked.session_mark), ranked.items,
             ), key  # fmt: skip
         return len(wanted)
 

@@ -8,7 +8,7 @@ import pytest
 from udfs.ranking.diversity import best_marginal, scale_scores
 from udfs.ranking.exploration import fill_slots
 from udfs.ranking.first_stage import Finalists
-from udfs.ranking.retrieval import Candidates
+from udfs.ranking.retrieval import N_RETRIEVERS, Candidates
 
 ONLY_RANKER = np.array([[1.0, 0, 0, 0, 0]])
 
@@ -17,13 +17,13 @@ def ranked(scores: list[float], categories: list[int], weight: float, size: int)
     """Places of the list of one user whose every slot is the ranker's."""
     n = len(scores)
     zeros = np.zeros((1, n), np.float32)
-    ranks = np.zeros((1, n, 5), np.int16)
+    ranks = np.zeros((1, n, N_RETRIEVERS), np.int16)
     rows = np.arange(n, dtype=np.int32)[None, :]
     count = np.array([n], np.int32)
     lists = fill_slots(
         np.array(scores, np.float32),
         np.array(categories, np.uint32),
-        Candidates(count, rows, zeros, zeros, zeros, zeros.astype(np.int32), zeros, ranks),
+        Candidates(count, rows, zeros, zeros, zeros, zeros.astype(np.int32), zeros, zeros, ranks),
         Finalists(count, rows, rows, zeros),
         ONLY_RANKER,
         np.array([1], np.uint64),

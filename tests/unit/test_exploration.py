@@ -13,28 +13,38 @@ from hypothesis import strategies as st
 from udfs.bandit import PRIOR_ALPHA, PRIOR_BETA, arm_probabilities
 from udfs.ranking.exploration import Lists, fill_slots, list_seed, play_probabilities, uniform
 from udfs.ranking.first_stage import Finalists
-from udfs.ranking.retrieval import Candidates
+from udfs.ranking.retrieval import (
+    EMBEDDING,
+    N_RETRIEVERS,
+    NEIGHBOURS,
+    POPULAR,
+    REPEAT,
+    SESSIONS,
+    TRENDING,
+    Candidates,
+)
 from udfs.ranking.snapshot import Snapshot, decode_states
 from udfs.user_state import SOURCES
 
 K = 12
+BY_TURNS = {"neighbours": [NEIGHBOURS, SESSIONS], "popular": [TRENDING, POPULAR]}
 P = np.array([0.5, 0.2, 0.15, 0.1, 0.05])
 
 
 def candidates_of(ranks: np.ndarray) -> tuple[Candidates, Finalists]:
-    """One user whose finalists 0 to K - 1 have these ranks, int (K, 5) by retrieval source."""
+    """One user whose finalists 0 to K - 1 have these ranks, int (K, 6) by retrieval source."""
     zeros = np.zeros((1, K), np.float32)
     rows = np.arange(K, dtype=np.int32)[None, :]
     count = np.array([K], np.int32)
     ints = zeros.astype(np.int32)
-    found = Candidates(count, rows, zeros, zeros, zeros, ints, zeros, ranks[None].astype(np.int16))
+    found = Candidates(count, rows, zeros, zeros, zeros, ints, zeros, zeros, ranks[None].astype(np.int16))
     return found, Finalists(count, rows, rows, zeros)
 
 
 def random_ranks(rng: np.random.Generator) -> np.ndarray:
     """Some finalists of each source, ranks from 1; one source may have none."""
-    ranks = np.zeros((K, 5), np.int64)
-    for source in range(5):
+    ranks = np.zeros((K, N_RETRIEVERS), np.int64)
+    for source in range(N_RETRIEVERS):
         size = int(rng.integers(0, 6))
         ranks[rng.permutation(K)[:size], source] = np.arange(1, size + 1)
     return ranks
@@ -50,10 +60,10 @@ def arm_order(arm: str, ranks: np.ndarray, scores: np.ndarray) -> list[int]:
     """The arm's items, best first, written down again from the docstring."""
     if arm == "ranker":
         return np.argsort(-scores, kind="stable").tolist()
-    if arm == "popular":
-        by_turns = [(2 * t if t else 99, 2 * p + 1 if p else 99) for t, p in ranks[:, 3:]]
+    if arm in BY_TURNS:
+        by_turns = [(2 * t if t else 99, 2 * p + 1 if p else 99) for t, p in ranks[:, BY_TURNS[arm]]]
         return sorted((k for k in range(K) if min(by_turns[k]) < 99), key=lambda k: min(by_turns[k]))
-    column = {"embedding": 0, "neighbours": 1, "repeat": 2}[arm]
+    column = {"embedding": EMBEDDING, "repeat": REPEAT}[arm]
     return sorted((k for k in range(K) if ranks[k, column]), key=lambda k: ranks[k, column])
 
 
@@ -89,8 +99,8 @@ def test_propensities_are_the_frequencies_of_many_lists() -> None:
 
 
 def test_an_arm_with_nothing_left_gives_what_the_ranker_would() -> None:
-    ranks = np.zeros((K, 5), np.int64)
-    ranks[7, 2] = 1  # repeat has one item
+    ranks = np.zeros((K, N_RETRIEVERS), np.int64)
+    ranks[7, REPEAT] = 1
     scores = -np.arange(K, dtype=np.float32)
     only_repeat = np.array([0.0, 0, 0, 1.0, 0])
     lists = fill(ranks, scores, 3, only_repeat)
@@ -99,11 +109,13 @@ def test_an_arm_with_nothing_left_gives_what_the_ranker_would() -> None:
     assert lists.propensity[0].tolist() == [1.0] * 6
 
 
-def test_the_popular_arm_takes_trending_and_popular_items_by_turns() -> None:
-    ranks = np.zeros((K, 5), np.int64)
-    ranks[[1, 2, 3], 3] = [1, 2, 3]
-    ranks[[8, 9, 2], 4] = [1, 2, 3]
-    lists = fill(ranks, np.zeros(K, np.float32), 3, np.array([0.0, 0, 0, 0, 1.0]), 5)
+@pytest.mark.parametrize("arm", ["popular", "neighbours"])
+def test_an_arm_of_two_sources_takes_their_items_by_turns(arm: str) -> None:
+    first, second = BY_TURNS[arm]
+    ranks = np.zeros((K, N_RETRIEVERS), np.int64)
+    ranks[[1, 2, 3], first] = [1, 2, 3]
+    ranks[[8, 9, 2], second] = [1, 2, 3]
+    lists = fill(ranks, np.zeros(K, np.float32), 3, np.array([float(name == arm) for name in SOURCES]), 5)
     assert lists.places[0].tolist() == [1, 8, 2, 9, 3]
 
 

@@ -7,7 +7,7 @@ from math import log1p
 
 import numpy as np
 import pytest
-from bundles import DAY_S, NOW_MS, item_id, snapshot, toy_items, toy_state
+from bundles import DAY_S, NOW_MS, item_id, sessions_of, snapshot, toy_items, toy_state
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +18,7 @@ from udfs.ranking.feature_reference import SourceScores, reference_features
 from udfs.ranking.features import FEATURE_LIST_HASH, FEATURE_NAMES, FEATURES, Feature, feature_list_hash
 from udfs.ranking.item_index import ItemIndex
 from udfs.ranking.rank import Prepared, RankSettings, prepare
-from udfs.ranking.retrieval import EMBEDDING, NEIGHBOURS, REPEAT
+from udfs.ranking.retrieval import EMBEDDING, NEIGHBOURS, REPEAT, SESSIONS
 from udfs.user_state import EMPTY, EVENT_TYPES, UserState
 from udfs.user_vector import refresh_embedding
 
@@ -37,6 +37,7 @@ def build_index() -> ItemIndex:
 
 INDEX = build_index()
 CATALOGUE = CatalogueView(INDEX)
+SESSIONS_SEEN = sessions_of(range(0, ITEMS, 3), range(ITEMS), [1, 5, 9])
 
 
 @st.composite
@@ -96,7 +97,7 @@ def of_item(state: UserState | None, number: int) -> dict[str, float]:
 @settings(max_examples=40, deadline=None)
 @given(st.lists(user_states(), min_size=1, max_size=3))
 def test_the_kernel_equals_the_reference_for_any_user(some: list[UserState]) -> None:
-    prepared = prepare(INDEX, [snapshot(state) for state in some], CATALOGUE, SETTINGS, 7)
+    prepared = prepare(INDEX, [snapshot(state) for state in some], CATALOGUE, SETTINGS, 7, SESSIONS_SEEN)
     for user, state in enumerate(some):
         for k in range(prepared.finalists.counts[user]):
             slot, row = int(prepared.finalists.slots[user, k]), int(prepared.finalists.rows[user, k])
@@ -111,6 +112,8 @@ def test_the_kernel_equals_the_reference_for_any_user(some: list[UserState]) -> 
                 neighbour_rank=rank[NEIGHBOURS],
                 repeat_score=candidates.repeat_score[user, slot],
                 repeat_rank=rank[REPEAT],
+                session_score=candidates.session_score[user, slot],
+                session_rank=rank[SESSIONS],
                 first_stage_score=prepared.finalists.score[user, k],
             )
             wanted = reference_features(state, NOW_MS, row, scores, CATALOGUE)

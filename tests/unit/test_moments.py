@@ -33,7 +33,7 @@ def moments(
     log: EventLog, start_ms: int, settings: MomentSettings, logic: LogicSettings = LOGIC
 ) -> list[Moment]:
     stretch = (START_MS + start_ms, int(log.times_ms[-1]) + 1)
-    (found,) = collect_moments(log, [stretch], [settings], None, logic, np.random.default_rng(0))
+    (found,), _ = collect_moments(log, [stretch], [settings], None, logic, np.random.default_rng(0))
     return found
 
 
@@ -62,7 +62,7 @@ def test_an_opening_knows_the_past_and_wants_the_whole_session() -> None:
 
 def test_a_moment_within_a_session_wants_what_came_after_its_event() -> None:
     for seed in range(6):
-        (found,) = collect_moments(
+        (found,), _ = collect_moments(
             log_of(SHOPPER),
             [(START_MS + HOUR_MS, START_MS + DAY_MS + HOUR_MS)],
             [MomentSettings()],

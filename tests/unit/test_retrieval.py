@@ -1,4 +1,4 @@
-"""Candidates: exact selection, five sources, rules, and the right answer on toy data."""
+"""Candidates: exact selection, six sources, rules, and the right answer on toy data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundles import DAY_S, NOW_MS, item_id, snapshot, toy_items, toy_state
+from bundles import DAY_S, NOW_MS, item_id, sessions_of, snapshot, toy_items, toy_state
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,8 +19,18 @@ from udfs.ranking.history import NEIGHBOUR_DECAY
 from udfs.ranking.inner_product import BLOCK, best_scores, score_all, score_one
 from udfs.ranking.inverted_lists import build_ivf, measure_recall
 from udfs.ranking.item_index import ItemIndex
+from udfs.ranking.live_sessions import LiveSessions
 from udfs.ranking.rank import Prepared, RankSettings, prepare
-from udfs.ranking.retrieval import EMBEDDING, NEIGHBOURS, POPULAR, REPEAT, RETRIEVERS, TRENDING
+from udfs.ranking.retrieval import (
+    EMBEDDING,
+    N_RETRIEVERS,
+    NEIGHBOURS,
+    POPULAR,
+    REPEAT,
+    RETRIEVERS,
+    SESSIONS,
+    TRENDING,
+)
 from udfs.ranking.top_k import order_key, row_of_key, score_of_key, sort_top
 from udfs.user_state import UserState
 
@@ -32,8 +42,13 @@ def index() -> ItemIndex:
     return ItemIndex.build(toy_items())
 
 
-def found(index: ItemIndex, state: UserState | None, catalogue: CatalogueView | None = None) -> Prepared:
-    return prepare(index, [snapshot(state)], catalogue or CatalogueView(index), SETTINGS, epoch=7)
+def found(
+    index: ItemIndex,
+    state: UserState | None,
+    catalogue: CatalogueView | None = None,
+    sessions: LiveSessions | None = None,
+) -> Prepared:
+    return prepare(index, [snapshot(state)], catalogue or CatalogueView(index), SETTINGS, 7, sessions)
 
 
 def numbers(index: ItemIndex, prepared: Prepared, source: int | None = None) -> list[int]:
@@ -119,19 +134,22 @@ def test_a_user_with_few_items_is_given_neighbours_of_the_last_one_first(index: 
 
 
 def test_sources_bring_no_more_than_their_shares_and_popular_fills_up(index: ItemIndex) -> None:
-    prepared = found(index, toy_state([2, 4, 6, 8, 10, 12]))
-    sizes = [len(numbers(index, prepared, source)) for source in range(5)]
-    assert sizes[EMBEDDING] == 40
-    assert sizes[NEIGHBOURS] <= 30
+    prepared = found(index, toy_state([2, 4, 6, 8, 10, 12]), sessions=sessions_of(range(0, 80, 2)))
+    sizes = [len(numbers(index, prepared, source)) for source in range(N_RETRIEVERS)]
+    assert sizes[EMBEDDING] == 30
+    assert sizes[NEIGHBOURS] == 20
     assert sizes[REPEAT] == 6
+    assert sizes[SESSIONS] == 20
     assert sizes[TRENDING] == 10
     assert prepared.candidates.counts[0] == 100
     assert len(set(numbers(index, prepared))) == 100
 
 
 def test_ranks_count_from_one_without_gaps(index: ItemIndex) -> None:
-    prepared = found(index, toy_state([2, 4, 6, 8, 10, 12], bought=(40, 50)))
-    for source in range(5):
+    prepared = found(
+        index, toy_state([2, 4, 6, 8, 10, 12], bought=(40, 50)), sessions=sessions_of([2, 40, 50, 60, 70])
+    )
+    for source in range(N_RETRIEVERS):
         rank = prepared.candidates.rank[0, :, source]
         assert sorted(rank[rank > 0]) == list(range(1, int((rank > 0).sum()) + 1)), RETRIEVERS[source]
 
@@ -176,7 +194,10 @@ def test_repeats_are_the_items_the_user_had_and_the_due_ones_score_higher(index:
 @pytest.mark.parametrize("rule", ["stock", "block", "bought"])
 def test_items_that_a_rule_forbids_are_no_candidates_of_any_source(index: ItemIndex, rule: str) -> None:
     viewed = [2, 4, 6, 8, 10, 12]
-    before = numbers(index, found(index, toy_state(viewed)))
+    sessions = sessions_of([2, 4, 20, 22, 24, 26])
+    prepared = found(index, toy_state(viewed), sessions=sessions)
+    before = list(dict.fromkeys(numbers(index, prepared, SESSIONS) + numbers(index, prepared)))
+    assert len(before) == 100
     catalogue = CatalogueView(index)
     forbidden = before[:64:2]
     state = toy_state(viewed)
@@ -187,7 +208,7 @@ def test_items_that_a_rule_forbids_are_no_candidates_of_any_source(index: ItemIn
         catalogue.allowed[row] = rule == "bought"
     if rule == "bought":
         state = toy_state(viewed, bought=tuple(forbidden), bought_age_s=DAY_S - 1)
-    after = numbers(index, found(index, state, catalogue))
+    after = numbers(index, found(index, state, catalogue, sessions))
     assert not set(forbidden) & set(after)
     assert len(after) == 100
 
@@ -270,7 +291,7 @@ def test_inverted_lists_find_most_of_what_scoring_all_items_finds(tmp_path: Path
     assert index.columns.transposed.shape[1] == 0
     near = found(index, toy_state([2, 4, 6, 8, 10, 12]))
     both = set(numbers(index, exact, EMBEDDING)) & set(numbers(index, near, EMBEDDING))
-    assert len(both) >= 32
+    assert len(both) >= 24
     scores = dict(zip(exact.candidates.rows[0], exact.candidates.embedding_score[0], strict=True))
     for row, score in zip(near.candidates.rows[0], near.candidates.embedding_score[0], strict=True):
         assert scores.get(row, score) == score, "the same kernel scores both, bit for bit"

@@ -1,8 +1,8 @@
 """The vectors that training learns from are, bit for bit, those that a job would rank with.
 
 One side is the dataset builder. The other is written here from the pieces of a job: every event through Avro,
-`UserLogic` alone, the state through its bytes after every event, snapshots in other batches, and the features
-caught where `rank_batch` hands them to the ranker.
+`UserLogic` alone, the state through its bytes after every event, an index of the sessions that it gave out, one
+snapshot at a time, and the features caught where `rank_batch` hands them to the ranker.
 """
 
 from __future__ import annotations
@@ -15,18 +15,21 @@ import numpy.typing as npt
 import pytest
 
 from model_export.als import AlsSettings
-from model_export.dataset import candidate_set, ranking_examples
+from model_export.dataset import CandidateSet, candidate_set, ranking_examples
 from model_export.item_side import ItemSideSettings, fit_items
 from model_export.moments import Moment, MomentSettings, collect_moments
+from model_export.session_replay import SessionClicks
 from model_export.sources.event_log import EventLog, columns_of
 from schemas.codec import decode_event, encode
-from schemas.ids import user_key
-from schemas.records import EventItem, Item
+from schemas.ids import item_hash, user_key
+from schemas.records import EventItem, Item, SessionDelta
 from schemas.validation import effective_time
 from udfs.item_factors import ItemFactors
 from udfs.model.bundle import Bundle
 from udfs.ranking.catalogue import CatalogueView
+from udfs.ranking.features import FEATURE_NAMES
 from udfs.ranking.item_index import ItemIndex
+from udfs.ranking.live_sessions import LiveSessions, session_key
 from udfs.ranking.rank import RankSettings, rank_batch
 from udfs.ranking.snapshot import Snapshot
 from udfs.user_logic import LogicSettings, Position, UserLogic
@@ -100,8 +103,8 @@ def index(log: EventLog) -> ItemIndex:
 
 
 @pytest.fixture(scope="module")
-def moments(log: EventLog, index: ItemIndex) -> list[Moment]:
-    (found,) = collect_moments(
+def replayed(log: EventLog, index: ItemIndex) -> tuple[list[Moment], SessionClicks]:
+    (found,), clicks = collect_moments(
         log,
         [(CUT_MS, CUT_MS + 30 * DAY_MS)],
         [MomentSettings(sessions=400)],
@@ -111,7 +114,17 @@ def moments(log: EventLog, index: ItemIndex) -> list[Moment]:
     )
     assert {moment.kind for moment in found} == {"opening", "within"}
     assert len(found) > 200
-    return found
+    return found, clicks
+
+
+@pytest.fixture(scope="module")
+def moments(replayed: tuple[list[Moment], SessionClicks]) -> list[Moment]:
+    return replayed[0]
+
+
+@pytest.fixture(scope="module")
+def trained(index: ItemIndex, replayed: tuple[list[Moment], SessionClicks]) -> CandidateSet:
+    return candidate_set(index, *replayed, RANK, EPOCH)
 
 
 class _Catching:
@@ -136,8 +149,10 @@ class _AsServed:
         self.manifest_sha256 = ""
 
 
-def states_of_a_job(log: EventLog, factors: ItemFactors) -> Iterator[tuple[str, int, bytes | None, bytes]]:
-    """Yield for every event its user, time, and the bytes of the state before and after it."""
+def states_of_a_job(
+    log: EventLog, factors: ItemFactors
+) -> Iterator[tuple[str, int, bytes | None, bytes, tuple[SessionDelta, ...]]]:
+    """Yield for every event its user, time, the bytes of the state before and after it, and the session records."""
     keyed = UserLogic(LOGIC, {1: factors})
     held: dict[str, bytes] = {}
     for row, event in enumerate(log):
@@ -146,21 +161,22 @@ def states_of_a_job(log: EventLog, factors: ItemFactors) -> Iterator[tuple[str, 
         before = held.get(key)
         state = None if before is None else UserState.decode(before)
         at_ms, _ = effective_time(received)
-        after = keyed.on_event(state, received, at_ms, Position(0, row), 1).state
-        assert after is not None
-        held[key] = after.encode()
-        yield key, at_ms, before, held[key]
+        step = keyed.on_event(state, received, at_ms, Position(0, row), 1)
+        assert step.state is not None
+        held[key] = step.state.encode()
+        yield key, at_ms, before, held[key], step.deltas
 
 
 def test_features_of_training_are_those_that_a_job_ranks_with(
-    log: EventLog, index: ItemIndex, moments: list[Moment]
+    log: EventLog, index: ItemIndex, moments: list[Moment], trained: CandidateSet
 ) -> None:
-    trained = candidate_set(index, moments, RANK, EPOCH)
     openings = {(m.key, m.at_ms): number for number, m in enumerate(moments) if m.kind == "opening"}
     withins = {(m.key, m.at_ms): number for number, m in enumerate(moments) if m.kind == "within"}
     snapshots: dict[int, Snapshot] = {}
+    published: list[SessionDelta] = []
     keyed = UserLogic(LOGIC, {EPOCH: index.factors})
-    for key, at_ms, before, after in states_of_a_job(log, index.factors):
+    for key, at_ms, before, after, deltas in states_of_a_job(log, index.factors):
+        published += deltas
         for number, held in ((openings.get((key, at_ms)), before), (withins.get((key, at_ms)), after)):
             if number is not None and held is not None:
                 state = keyed.refresh_embedding(UserState.decode(held), EPOCH)
@@ -168,23 +184,31 @@ def test_features_of_training_are_those_that_a_job_ranks_with(
     assert sorted(snapshots) == list(range(len(moments)))
     served = _AsServed(index)
     view = CatalogueView(index)
-    order = np.random.default_rng(1).permutation(len(moments)).tolist()
-    for start in range(0, len(order), 17):
-        rank_batch(served, [snapshots[k] for k in order[start : start + 17]], view, RANK)  # type: ignore[arg-type]
+    sessions = LiveSessions()
+    for number in range(len(moments)):
+        while published and published[0].event_time < snapshots[number].at_ms:
+            delta = published.pop(0)
+            name = session_key(user_key(delta.tenant, delta.user_id), delta.session_ordinal)
+            sessions.observe(np.array([name], np.uint64), np.array([item_hash(delta.item_id)], np.uint64))
+        rank_batch(served, [snapshots[number]], view, RANK, sessions)  # type: ignore[arg-type]
     features = np.concatenate(served.ranker.features)
     wanted = trained.features.reshape(len(moments), RANK.finalists, -1)
-    assert features.tobytes() == wanted[order].tobytes()
+    assert features.tobytes() == wanted.tobytes()
+    assert (wanted[:, :, FEATURE_NAMES.index("session_rank")] > 0).any(axis=1).mean() > 0.5
     assert len(np.unique(wanted.reshape(-1, wanted.shape[-1]), axis=0)) > len(moments)
 
 
-def test_features_survive_the_states_bytes(index: ItemIndex, moments: list[Moment]) -> None:
+def test_features_survive_the_states_bytes(
+    index: ItemIndex, replayed: tuple[list[Moment], SessionClicks], trained: CandidateSet
+) -> None:
+    moments, clicks = replayed
     decoded = [
         moment._replace(state=None if moment.state is None else UserState.decode(moment.state.encode()))
         for moment in moments
     ]
-    first, second = (candidate_set(index, given, RANK, EPOCH) for given in (moments, decoded))
-    assert first.features.tobytes() == second.features.tobytes()
-    assert first.rows.tobytes() == second.rows.tobytes()
+    again = candidate_set(index, decoded, clicks, RANK, EPOCH)
+    assert again.features.tobytes() == trained.features.tobytes()
+    assert again.rows.tobytes() == trained.rows.tobytes()
 
 
 def test_a_moments_state_knows_nothing_of_what_was_taken_after_it(
@@ -198,12 +222,13 @@ def test_a_moments_state_knows_nothing_of_what_was_taken_after_it(
     assert all(moment.taken for moment in moments)
 
 
-def test_labels_are_the_grades_of_what_the_session_did(index: ItemIndex, moments: list[Moment]) -> None:
-    found = candidate_set(index, moments, RANK, EPOCH)
-    examples = ranking_examples(found)
+def test_labels_are_the_grades_of_what_the_session_did(
+    index: ItemIndex, moments: list[Moment], trained: CandidateSet
+) -> None:
+    examples = ranking_examples(trained)
     at = 0
     for number, moment in enumerate(moments):
-        for row in found.rows[number, : found.count[number]].tolist():
+        for row in trained.rows[number, : trained.count[number]].tolist():
             assert examples.labels[at] == moment.taken.get(index.item_ids[row], 0)
             at += 1
     assert at == len(examples.labels)

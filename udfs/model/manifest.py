@@ -55,18 +55,20 @@ KNOWN_FILES = REQUIRED_FILES | LIST_FILES
 class ModelSettings:
     """How this model retrieves and blends; training may choose them, so they stand in the manifest.
 
-    The first stage is a linear blend of the five sources' scores by the five weights,
+    The first stage is a linear blend of the six sources' scores by the six weights,
     each score scaled to [0, 1] within a user's candidates (see `udfs.ranking.first_stage`).
     """
 
     weight_embedding: float = 0.35
     weight_neighbours: float = 0.35
     weight_repeat: float = 0.20
+    weight_sessions: float = 0.30
     weight_trending: float = 0.06
     weight_popular: float = 0.04
-    share_embedding: float = 0.40  # of the candidates each source may bring
-    share_neighbours: float = 0.30
+    share_embedding: float = 0.30  # of the candidates each source may bring
+    share_neighbours: float = 0.20
     share_repeat: float = 0.10
+    share_sessions: float = 0.20
     share_trending: float = 0.10  # the rest comes from the most popular
     reserve: int = 4  # best of each source that reach the ranker whatever the blend says
     nprobe: int = NPROBE  # inverted lists searched, for a bundle with inverted lists
@@ -80,10 +82,14 @@ class ModelSettings:
                 raise ValueError(f"settings.{entry.name}: wanted a finite number, got {value!r}")
             if value < 0:
                 raise ValueError(f"settings.{entry.name}: wanted zero or more, got {value!r}")
-        if (
-            self.share_embedding + self.share_neighbours + self.share_repeat + self.share_trending
-            > 1.0 + 1e-9
-        ):
+        shares = (
+            self.share_embedding,
+            self.share_neighbours,
+            self.share_repeat,
+            self.share_sessions,
+            self.share_trending,
+        )
+        if sum(shares) > 1.0 + 1e-9:
             raise ValueError("settings.share_*: together at most 1, so that popular items fill the rest")
         if self.nprobe < 1 or self.fold_in_regularization <= 0:
             raise ValueError("settings: nprobe at least 1 and fold_in_regularization above 0")

@@ -161,12 +161,36 @@ class SessionIndex:
         allowed, limit
             As in `query`.
         """
+        return self.query_between(queries, queries.keys, items, np.arange(len(items)), limit, allowed)
+
+    def query_between(
+        self,
+        queries: Queries,
+        session_keys: NDArray[np.uint64],
+        items: NDArray[np.int32],
+        before: NDArray[np.int64],
+        limit: int = 100,
+        allowed: NDArray[np.bool_] | None = None,
+    ) -> Candidates:
+        """Answer queries and learn clicks, in the order in which they happened.
+
+        Parameters
+        ----------
+        queries
+            Q sessions; nothing is answered to one without items.
+        session_keys, items
+            uint64 and int32 (B,): the clicks, items as rows, -1: none. All of them are learnt in the end.
+        before
+            int64 (Q,), non-decreasing: how many of the clicks each query comes after.
+        limit, allowed
+            As in `query`.
+        """
         self._make_room(max(int(items.max(initial=-1)), largest_row(queries)))
         out = empty_candidates(len(queries.start), limit)
         longest = self.limits.sessions_per_item
         _replay(
-            self.arrays, queries, items, self.allowed(allowed), self._tables, self.settings, longest,
-            self._decay, self.scratch(), out,
+            self.arrays, queries, session_keys, items, before, self.allowed(allowed), self._tables,
+            self.settings, longest, self._decay, self.scratch(), out,
         )  # fmt: skip
         return out
 
@@ -206,7 +230,9 @@ NOBODY = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 def _replay(
     arrays: IndexArrays,
     queries: Queries,
+    session_keys: NDArray[np.uint64],
     items: NDArray[np.int32],
+    before: NDArray[np.int64],
     allowed: NDArray[np.bool_],
     tables: ScanTables,
     settings: ScanSettings,
@@ -215,7 +241,15 @@ def _replay(
     scratch: Scratch,
     out: Candidates,
 ) -> None:
-    for q in range(len(items)):
+    done = 0
+    for q in range(len(before)):
+        while done < before[q]:
+            if items[done] >= 0:
+                observe_one(arrays, session_keys[done], items[done], 1.0, longest, decay)
+            done += 1
         if queries.stop[q] > queries.start[q]:
             scan_one(arrays, queries, q, allowed, tables, settings, longest, scratch, out)
-        observe_one(arrays, queries.keys[q], items[q], 1.0, longest, decay)
+    while done < len(items):
+        if items[done] >= 0:
+            observe_one(arrays, session_keys[done], items[done], 1.0, longest, decay)
+        done += 1

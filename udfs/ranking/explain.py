@@ -9,7 +9,14 @@ from udfs.model.bundle import Bundle
 from udfs.ranking.catalogue import CatalogueView
 from udfs.ranking.exploration import fill_slots, list_seed, play_probabilities
 from udfs.ranking.features import FEATURE_NAMES
-from udfs.ranking.rank import PROPENSITY_DECIMALS, SCORE_DECIMALS, Prepared, RankSettings, prepare
+from udfs.ranking.rank import (
+    PROPENSITY_DECIMALS,
+    SCORE_DECIMALS,
+    Prepared,
+    RankSettings,
+    SessionSource,
+    prepare,
+)
 from udfs.ranking.retrieval import RETRIEVERS
 from udfs.ranking.rules import bought_recently
 from udfs.ranking.snapshot import Snapshot
@@ -66,7 +73,12 @@ class Explanation:
 
 
 def explain(
-    bundle: Bundle, snapshot: Snapshot, item_id: str, catalogue: CatalogueView, settings: RankSettings
+    bundle: Bundle,
+    snapshot: Snapshot,
+    item_id: str,
+    catalogue: CatalogueView,
+    settings: RankSettings,
+    sessions: SessionSource | None = None,
 ) -> Explanation:
     """Explain one item of one user's ranking.
 
@@ -82,13 +94,15 @@ def explain(
         A view of the bundle; with the same mark as the list's the ranking is repeated exactly.
     settings
         As when it was ranked.
+    sessions
+        As read when it was ranked; None: not read.
 
     Raises
     ------
     StateError
         For an unreadable state.
     """
-    found = prepare(bundle.items, [snapshot], catalogue, settings, bundle.epoch)
+    found = prepare(bundle.items, [snapshot], catalogue, settings, bundle.epoch, sessions)
     scores = bundle.ranker.score(found.features, settings.finalists)
     probabilities = play_probabilities(found.states, settings.exploration_floor)
     lists = fill_slots(

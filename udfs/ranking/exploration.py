@@ -1,7 +1,8 @@
 """Exploration: for every slot an arm is drawn, and the slot takes the arm's best item that is left.
 
 Arms are the sources of `udfs.user_state.SOURCES`; ``ranker`` is the ranking itself, diversity included,
-``popular`` takes trending and popular items by turns. An arm with nothing left gives what the ranker would.
+``neighbours`` takes items of co-occurrence and of sessions by turns, ``popular`` trending and popular ones. An
+arm with nothing left gives what the ranker would.
 It comes last, so nothing moves an item afterwards and the logged propensity is exact: the sum of the
 probabilities of all arms that would have put this item in this slot, given the slots before.
 
@@ -21,7 +22,7 @@ from udfs.bandit import PRIOR_ALPHA, PRIOR_BETA, arm_probabilities_batch
 from udfs.kernel_cache import kernel
 from udfs.ranking.diversity import best_marginal, scale_scores
 from udfs.ranking.first_stage import Finalists
-from udfs.ranking.retrieval import EMBEDDING, NEIGHBOURS, POPULAR, REPEAT, TRENDING, Candidates
+from udfs.ranking.retrieval import EMBEDDING, NEIGHBOURS, POPULAR, REPEAT, SESSIONS, TRENDING, Candidates
 from udfs.ranking.snapshot import StateColumns
 from udfs.user_state import SOURCES
 
@@ -136,14 +137,14 @@ def _arm_ranks(
         slot = slots[user, k]
         for arm in range(N_ARMS):
             out[arm, k] = NO_RANK
-        for arm, source in ((1, EMBEDDING), (2, NEIGHBOURS), (3, REPEAT)):
+        for arm, source in ((1, EMBEDDING), (3, REPEAT)):
             if rank[user, slot, source] > 0:
                 out[arm, k] = rank[user, slot, source]
-        trending, popular = rank[user, slot, TRENDING], rank[user, slot, POPULAR]
-        if trending > 0:
-            out[4, k] = 2 * trending
-        if popular > 0:
-            out[4, k] = min(out[4, k], 2 * popular + 1)
+        for arm, first, second in ((2, NEIGHBOURS, SESSIONS), (4, TRENDING, POPULAR)):
+            if rank[user, slot, first] > 0:
+                out[arm, k] = 2 * rank[user, slot, first]
+            if rank[user, slot, second] > 0:
+                out[arm, k] = min(out[arm, k], 2 * rank[user, slot, second] + 1)
 
 
 @kernel

@@ -33,6 +33,8 @@ class SourceScores(NamedTuple):
     neighbour_rank: int
     repeat_score: float
     repeat_rank: int
+    session_score: float
+    session_rank: int
     first_stage_score: float
 
 
@@ -79,7 +81,7 @@ def reference_features(
 
 def _of_sources(scores: SourceScores) -> dict[str, float]:
     values = dict(zip(SourceScores._fields, map(float, scores), strict=True))
-    for name in ("embedding_rank", "neighbour_rank", "repeat_rank"):
+    for name in ("embedding_rank", "neighbour_rank", "repeat_rank", "session_rank"):
         values[name] = _reciprocal(int(values[name]))
     return values
 

@@ -41,6 +41,8 @@ FEATURES: tuple[Feature, ...] = (
     _feature("neighbour_rank", "1/rank", "rank among the neighbour source's candidates; 0: not one"),
     _feature("repeat_score", "score 0..1", "repeat rate times how due a repeat is"),
     _feature("repeat_rank", "1/rank", "rank among the repeat source's candidates; 0: not one"),
+    _feature("session_score", "score", "by what sessions like the user's last one did next", 0.0),
+    _feature("session_rank", "1/rank", "rank among the session source's candidates; 0: not one"),
     _feature("first_stage_score", "score", "the linear blend that made it a finalist"),
     # the item alone
     _feature("popularity", "log1p weight", "all-time weight of its interactions"),

@@ -1,10 +1,10 @@
 """The cheap stage: a fixed linear blend of source scores picks the few that the learned ranker scores.
 
-``w_embedding * e + w_neighbours * n + w_repeat * r + w_trending * t + w_popular * p`` with the weights of
-`ModelSettings`, where within one user's candidates e is the inner product scaled from its least to its
-greatest value to [0, 1], n the neighbour score over its greatest, r the repeat score as it is, and t and p
-are log1p weights over the greatest of the catalogue. The best `reserve` of every source get through
-whatever the blend says: a source that explores must have something to show.
+``w_embedding * e + w_neighbours * n + w_repeat * r + w_sessions * s + w_trending * t + w_popular * p`` with the
+weights of `ModelSettings`, where within one user's candidates e is the inner product scaled from its least to
+its greatest value to [0, 1], n and s the neighbour and session scores over their greatest, r the repeat score
+as it is, and t and p are log1p weights over the greatest of the catalogue. The best `reserve` of every source
+get through whatever the blend says: a source that explores must have something to show.
 """
 
 from typing import NamedTuple
@@ -49,6 +49,7 @@ def pick_finalists(index: ItemIndex, candidates: Candidates, finalists: int) -> 
             settings.weight_embedding,
             settings.weight_neighbours,
             settings.weight_repeat,
+            settings.weight_sessions,
             settings.weight_trending,
             settings.weight_popular,
         ],
@@ -79,13 +80,16 @@ def _pick(
     popular_scale = one / most_popular if most_popular > zero else zero
     for user in range(len(candidates.counts)):
         count = candidates.counts[user]
-        lowest, highest, most = np.float32(np.inf), np.float32(-np.inf), zero
+        lowest, highest = np.float32(np.inf), np.float32(-np.inf)
+        most, most_session = zero, zero
         for c in range(count):
             lowest = min(lowest, candidates.embedding_score[user, c])
             highest = max(highest, candidates.embedding_score[user, c])
             most = max(most, candidates.neighbour_score[user, c])
+            most_session = max(most_session, candidates.session_score[user, c])
         embedding_scale = one / (highest - lowest) if highest > lowest else zero
         neighbour_scale = one / most if most > zero else zero
+        session_scale = one / most_session if most_session > zero else zero
         kept = 0
         for c in range(count):
             row = candidates.rows[user, c]
@@ -93,8 +97,9 @@ def _pick(
                 weights[0] * ((candidates.embedding_score[user, c] - lowest) * embedding_scale)
                 + weights[1] * (candidates.neighbour_score[user, c] * neighbour_scale)
                 + weights[2] * candidates.repeat_score[user, c]
-                + weights[3] * (items.trending[row] * trending_scale)
-                + weights[4] * (items.popularity[row] * popular_scale)
+                + weights[3] * (candidates.session_score[user, c] * session_scale)
+                + weights[4] * (items.trending[row] * trending_scale)
+                + weights[5] * (items.popularity[row] * popular_scale)
             )
             score = blend[c]
             for source in range(N_RETRIEVERS):

@@ -7,7 +7,7 @@ for bit, whoever is ranked with them. No clock, no network, no random state: a r
 from collections.abc import Sequence
 from dataclasses import dataclass
 from struct import Struct
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from udfs.ranking.feature_kernel import compute_features
 from udfs.ranking.first_stage import Finalists, pick_finalists
 from udfs.ranking.history import History
 from udfs.ranking.item_index import ItemIndex
+from udfs.ranking.live_sessions import SessionCandidates, no_sessions
 from udfs.ranking.ranked import Ranked as Ranked
 from udfs.ranking.ranked import RankedBatch
 from udfs.ranking.retrieval import Candidates, find_history, retrieve
@@ -62,6 +63,25 @@ class RankSettings:
             raise ValueError(f"diversity: wanted 0 to 1, got {self.diversity}")
 
 
+class SessionSource(Protocol):
+    """Sessions of all users: `udfs.ranking.live_sessions.LiveSessions`, or a replay of them.
+
+    `mark` says how far their log was read.
+    """
+
+    mark: int
+
+    def find(
+        self,
+        items: ItemIndex,
+        snapshots: Sequence[Snapshot],
+        states: StateColumns,
+        allowed: NDArray[np.bool_],
+        limit: int,
+    ) -> SessionCandidates:
+        """Return what sessions like each user's last one did next, at most `limit` items a user."""
+
+
 class Prepared(NamedTuple):
     """Everything before the ranker, for U users: what training learns from, and `explain` shows."""
 
@@ -78,6 +98,7 @@ def prepare(
     catalogue: CatalogueView,
     settings: RankSettings,
     epoch: int,
+    sessions: SessionSource | None = None,
 ) -> Prepared:
     """Decode, retrieve, blend and compute features.
 
@@ -93,6 +114,8 @@ def prepare(
         Sizes and the rebuy interval.
     epoch
         Of the index.
+    sessions
+        The session source; without one it brings nothing.
 
     Raises
     ------
@@ -102,8 +125,12 @@ def prepare(
     states = decode_states(snapshots)
     _refold(index, snapshots, states, epoch)
     history = find_history(index, states)
+    live = no_sessions(len(snapshots))
+    if sessions is not None:
+        most = int(min(settings.candidates, len(index)) * index.settings.share_sessions)
+        live = sessions.find(index, snapshots, states, catalogue.allowed, most)
     candidates = retrieve(
-        index, states, history, catalogue.allowed, settings.candidates, settings.rebuy_after_ms
+        index, states, history, live, catalogue.allowed, settings.candidates, settings.rebuy_after_ms
     )
     finalists = pick_finalists(index, candidates, settings.finalists)
     features = compute_features(index, states, history, candidates, finalists, catalogue.price_log)
@@ -111,7 +138,11 @@ def prepare(
 
 
 def rank_batch(
-    bundle: Bundle, snapshots: Sequence[Snapshot], catalogue: CatalogueView, settings: RankSettings
+    bundle: Bundle,
+    snapshots: Sequence[Snapshot],
+    catalogue: CatalogueView,
+    settings: RankSettings,
+    sessions: SessionSource | None = None,
 ) -> list[Ranked]:
     """Rank users with one epoch of the model: `rank_columns` as records.
 
@@ -120,11 +151,15 @@ def rank_batch(
     list[Ranked]
         In the order of the snapshots.
     """
-    return rank_columns(bundle, snapshots, catalogue, settings).lists() if snapshots else []
+    return rank_columns(bundle, snapshots, catalogue, settings, sessions).lists() if snapshots else []
 
 
 def rank_columns(
-    bundle: Bundle, snapshots: Sequence[Snapshot], catalogue: CatalogueView, settings: RankSettings
+    bundle: Bundle,
+    snapshots: Sequence[Snapshot],
+    catalogue: CatalogueView,
+    settings: RankSettings,
+    sessions: SessionSource | None = None,
 ) -> RankedBatch:
     """Rank users with one epoch of the model.
 
@@ -139,6 +174,8 @@ def rank_columns(
         A view of this bundle.
     settings
         How to rank.
+    sessions
+        The session source; without one it brings nothing.
 
     Returns
     -------
@@ -157,7 +194,7 @@ def rank_columns(
     """
     if catalogue.index is not bundle.items:
         raise ValueError("the catalogue view belongs to another bundle; make one with CatalogueView(bundle)")
-    prepared = prepare(bundle.items, snapshots, catalogue, settings, bundle.epoch)
+    prepared = prepare(bundle.items, snapshots, catalogue, settings, bundle.epoch, sessions)
     scores = bundle.ranker.score(prepared.features, settings.finalists)
     seeds = [list_seed(snapshot.key, snapshot.version, bundle.epoch) for snapshot in snapshots]
     lists = fill_slots(
@@ -185,6 +222,7 @@ def rank_columns(
         bundle,
         snapshots,
         catalogue.mark,
+        0 if sessions is None else sessions.mark,
         prepared.states,
         prepared.history,
         lists.counts,

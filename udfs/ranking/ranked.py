@@ -29,6 +29,7 @@ class Ranked(NamedTuple):
     model_version: str
     index_mark: int
     items: list[ServedItem]
+    session_mark: int
 
 
 class RankedBatch(NamedTuple):
@@ -41,6 +42,7 @@ class RankedBatch(NamedTuple):
     bundle: Bundle
     snapshots: Sequence[Snapshot]
     mark: int
+    session_mark: int
     states: StateColumns
     history: History
     counts: NDArray[np.int32]  # (U,)
@@ -73,6 +75,7 @@ class RankedBatch(NamedTuple):
             bundle.model_version,
             self.mark,
             items,
+            self.session_mark,
         )
 
     def lists(self) -> list[Ranked]:

@@ -1,17 +1,18 @@
-"""Up to a few hundred candidates of each user from five sources, each with its score and rank.
+"""Up to a few hundred candidates of each user from six sources, each with its score and rank.
 
 ==========  ===========================================================================================
 embedding   inner product of the user's vector and the item factors: all items, or inverted lists
 neighbours  co-occurrence with the last 10 items, .85 a step back, summed
 repeat      items the user had: repeat rate, how due they are, how much the user had to do with them
+sessions    what others did in sessions like the user's last one, as of now (`live_sessions`)
 trending    decayed popularity at the model's cut
 popular     all-time popularity, which also fills what the others left
 ==========  ===========================================================================================
 
 Each source brings its share (`ModelSettings`), best first; an item that several bring is one candidate with
-several ranks. Every candidate gets the score of every source, whichever brought it. Items that are out of
-stock, blocked or bought within the rebuy interval are no candidates. A user without a state is served by the
-last two.
+several ranks. Every candidate gets the score of every source, whichever brought it; that of sessions if it is
+among the best that they know. Items that are out of stock, blocked or bought within the rebuy interval are no
+candidates. A user without a state is served by the last two.
 """
 
 from typing import NamedTuple
@@ -33,13 +34,14 @@ from udfs.ranking.history import (
 from udfs.ranking.inner_product import GROUPS, best_scores, score_all, score_one
 from udfs.ranking.inverted_lists import ListColumns, search_lists
 from udfs.ranking.item_index import ItemColumns, ItemIndex
+from udfs.ranking.live_sessions import SessionCandidates
 from udfs.ranking.snapshot import StateColumns
 from udfs.ranking.top_k import order_key, row_of_key, score_of_key, sort_top
 from udfs.user_state import MAX_BOUGHT, MAX_INTERACTIONS
 
-RETRIEVERS = ("embedding", "neighbours", "repeat", "trending", "popular")
-EMBEDDING, NEIGHBOURS, REPEAT, TRENDING, POPULAR = range(5)
-N_RETRIEVERS = 5
+RETRIEVERS = ("embedding", "neighbours", "repeat", "sessions", "trending", "popular")
+N_RETRIEVERS = len(RETRIEVERS)
+EMBEDDING, NEIGHBOURS, REPEAT, SESSIONS, TRENDING, POPULAR = range(N_RETRIEVERS)
 _TOUCHED = NEIGHBOUR_ITEMS * 50
 _HAD = MAX_INTERACTIONS + MAX_BOUGHT
 
@@ -57,7 +59,8 @@ class Candidates(NamedTuple):
     neighbour_max: NDArray[np.float32]
     neighbour_hits: NDArray[np.int32]
     repeat_score: NDArray[np.float32]
-    rank: NDArray[np.int16]  # (U, C, 5)
+    session_score: NDArray[np.float32]
+    rank: NDArray[np.int16]  # (U, C, 6)
 
 
 def find_history(index: ItemIndex, states: StateColumns) -> History:
@@ -71,6 +74,7 @@ def retrieve(
     index: ItemIndex,
     states: StateColumns,
     history: History,
+    sessions: SessionCandidates,
     allowed: NDArray[np.bool_],
     candidates: int,
     rebuy_after_ms: int,
@@ -85,6 +89,8 @@ def retrieve(
         U users; a vector of another epoch must have been folded in again before.
     history
         Their items' rows.
+    sessions
+        What sessions like theirs bring; all of it becomes candidates.
     allowed
         bool (n,): in stock and not blocked.
     candidates
@@ -99,6 +105,7 @@ def retrieve(
         settings.share_embedding,
         settings.share_neighbours,
         settings.share_repeat,
+        settings.share_sessions,
         settings.share_trending,
     )
     quotas = np.array([int(limit * share) for share in shares] + [limit], np.int64)
@@ -109,6 +116,7 @@ def retrieve(
         np.zeros((users, limit), np.float32),
         np.zeros((users, limit), np.float32),
         np.zeros((users, limit), np.int32),
+        np.zeros((users, limit), np.float32),
         np.zeros((users, limit), np.float32),
         np.zeros((users, limit, N_RETRIEVERS), np.int16),
     )
@@ -121,6 +129,7 @@ def retrieve(
         settings.nprobe,
         states,
         history,
+        sessions,
         allowed,
         bias,
         quotas,
@@ -138,6 +147,7 @@ def _retrieve(
     nprobe: int,
     states: StateColumns,
     history: History,
+    sessions: SessionCandidates,
     allowed: NDArray[np.bool_],
     bias: NDArray[np.float32],
     quotas: NDArray[np.int64],
@@ -200,6 +210,12 @@ def _retrieve(
             best += allowed[row] and scratch.excluded[row] != stamp
         sort_top(keys, best, quotas[REPEAT])
         taken = _take(user, REPEAT, keys, min(best, quotas[REPEAT]), taken, slot, found)
+        best = 0
+        for j in range(sessions.counts[user]):
+            row = sessions.rows[user, j]
+            keys[best] = order_key(sessions.score[user, j], row)
+            best += allowed[row] and scratch.excluded[row] != stamp
+        taken = _take(user, SESSIONS, keys, min(best, quotas[SESSIONS]), taken, slot, found)
         for source in (TRENDING, POPULAR):
             order = items.trending_order if source == TRENDING else items.popular_order
             rank = 0
@@ -217,6 +233,9 @@ def _retrieve(
         for j in range(n_had):
             if slot[scratch.had[j]] > 0:
                 found.repeat_score[user, slot[scratch.had[j]] - 1] = scratch.had_score[j]
+        for j in range(sessions.counts[user]):
+            if slot[sessions.rows[user, j]] > 0:
+                found.session_score[user, slot[sessions.rows[user, j]] - 1] = sessions.score[user, j]
         for c in range(taken):
             row = found.rows[user, c]
             slot[row] = 0

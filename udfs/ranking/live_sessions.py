@@ -1,0 +1,239 @@
+"""The session source: sessions of all users as they happen, and what neighbours of a user's session did next.
+
+Items enter by hash, so the sessions outlive an epoch; the rows of each epoch are looked up once an item.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
+
+from udfs.item_factors import INTERACTION_WEIGHTS
+from udfs.kernel_cache import kernel
+from udfs.neighbours.index_arrays import IndexLimits
+from udfs.neighbours.item_table import ItemTable
+from udfs.neighbours.scan_arrays import FIRST, Queries, ScanSettings
+from udfs.neighbours.session_index import SessionIndex
+from udfs.ranking.item_index import ItemIndex, row_of
+from udfs.ranking.snapshot import Snapshot, StateColumns
+from udfs.user_state import MAX_INTERACTIONS
+
+LIMITS = IndexLimits(sessions_per_item=128)
+SCAN = ScanSettings(query_items=5, neighbours=80, hop_items=5, hop_sessions=8)
+"""A lighter scan than the session protocol's, at half the cost: other sources and the learned ranker stand beside."""
+MOST_ITEMS = 1 << 21
+_EPOCHS_HELD = 2
+
+
+class SessionCandidates(NamedTuple):
+    """What the sessions of others bring for U users, best first, at most S each.
+
+    `rows` are those of one epoch; behind `counts` they are 0.
+    """
+
+    counts: NDArray[np.int32]  # (U,)
+    rows: NDArray[np.int32]  # (U, S)
+    score: NDArray[np.float32]  # (U, S), the first order of `udfs.neighbours`
+
+
+def no_sessions(users: int) -> SessionCandidates:
+    """Return that nothing is known."""
+    return SessionCandidates(
+        np.zeros(users, np.int32), np.zeros((users, 0), np.int32), np.zeros((users, 0), np.float32)
+    )
+
+
+def session_key(user_key: str, ordinal: int) -> int:
+    """Return the 64-bit name of one session of one user (`schemas.ids.user_key`), the ordinal from 1."""
+    return xxh3_64_intdigest(f"{user_key}\0{ordinal}")
+
+
+def one_session(items: ItemIndex) -> "LiveSessions":
+    """Return a small source that has seen two items of the epoch: asking it makes all kernels ready."""
+    live = LiveSessions(IndexLimits(sessions=16, pool=64))
+    live.observe(np.zeros(2, np.uint64), items.columns.hashes[:2])
+    return live
+
+
+class LiveSessions:
+    """An index of sessions by item hash, asked for the items of one epoch.
+
+    Parameters
+    ----------
+    limits
+        What bounds the memory, `LIMITS` by default; see `udfs.neighbours.index_arrays.size_bytes`.
+    settings
+        How neighbours are weighed, `SCAN` by default.
+    most_items
+        Different items learnt; ids that nobody has listed cannot fill the memory.
+
+    Attributes
+    ----------
+    mark
+        How far the log of sessions was applied; whoever applies it sets it, and lists carry it.
+    """
+
+    def __init__(
+        self,
+        limits: IndexLimits | None = None,
+        settings: ScanSettings | None = None,
+        most_items: int = MOST_ITEMS,
+    ) -> None:
+        self.mark = 0
+        self._index = SessionIndex(limits or LIMITS, settings or SCAN)
+        self._items = ItemTable(most_items)
+        self._rows: list[tuple[ItemIndex, NDArray[np.int32]]] = []
+
+    @property
+    def clicks(self) -> int:
+        """Interactions learnt so far."""
+        return self._index.clicks
+
+    def observe(self, session_keys: NDArray[np.uint64], item_hashes: NDArray[np.uint64]) -> None:
+        """Learn interactions in their order: uint64 (B,) of sessions and of items."""
+        rows = self._items.add(item_hashes)
+        self._index.observe_all(session_keys[rows >= 0], rows[rows >= 0])
+
+    def find(
+        self,
+        items: ItemIndex,
+        snapshots: Sequence[Snapshot],
+        states: StateColumns,
+        allowed: NDArray[np.bool_],
+        limit: int,
+    ) -> SessionCandidates:
+        """Return what sessions like each user's last one did next.
+
+        Parameters
+        ----------
+        items
+            Of the epoch.
+        snapshots, states
+            U users.
+        allowed
+            bool (n,) of the epoch's items.
+        limit
+            S.
+        """
+        nothing = np.zeros(0, np.uint64)
+        return self.find_between(
+            items, snapshots, states, allowed, limit, nothing, nothing, np.zeros(len(snapshots), np.int64)
+        )
+
+    def find_between(
+        self,
+        items: ItemIndex,
+        snapshots: Sequence[Snapshot],
+        states: StateColumns,
+        allowed: NDArray[np.bool_],
+        limit: int,
+        session_keys: NDArray[np.uint64],
+        item_hashes: NDArray[np.uint64],
+        before: NDArray[np.int64],
+    ) -> SessionCandidates:
+        """Answer and learn in the order in which it happened, as `SessionIndex.query_between` does.
+
+        Parameters
+        ----------
+        items, snapshots, states, allowed, limit
+            As in `find`.
+        session_keys, item_hashes
+            uint64 (B,): interactions, all learnt in the end.
+        before
+            int64 (U,), non-decreasing: how many of them each user's snapshot comes after.
+        """
+        learnt = self._items.add(item_hashes)
+        names = np.array(
+            [session_key(each.key, n) for each, n in zip(snapshots, states.n_sessions.tolist(), strict=True)],
+            np.uint64,
+        )
+        queries = self._queries(states, names)
+        rows = self.rows_in(items)
+        if not len(rows):
+            return no_sessions(len(snapshots))
+        found = self._index.query_between(
+            queries, session_keys, learnt, before, limit, (rows >= 0) & allowed[rows]
+        )
+        return SessionCandidates(
+            found.counts,
+            np.where(found.rows >= 0, rows[found.rows], 0),
+            np.ascontiguousarray(found.scores[:, :, FIRST]),
+        )
+
+    def rows_in(self, items: ItemIndex) -> NDArray[np.int32]:
+        """Return the epoch's row of each item met so far, int32, -1 where it has none."""
+        known = next((rows for index, rows in self._rows if index is items), np.zeros(0, np.int32))
+        if len(known) < len(self._items):
+            columns = items.columns
+            more = np.empty(len(self._items) - len(known), np.int32)
+            _rows_of(
+                columns.hashes, columns.prefix, columns.prefix_shift, self._items.hashes[len(known) :], more
+            )
+            known = np.concatenate([known, more])
+            others = [(index, rows) for index, rows in self._rows if index is not items]
+            self._rows = [*others[-(_EPOCHS_HELD - 1) :], (items, known)]
+        return known
+
+    def _queries(self, states: StateColumns, names: NDArray[np.uint64]) -> Queries:
+        users = len(names)
+        flat = np.empty(users * MAX_INTERACTIONS, np.uint64)
+        stop = np.empty(users, np.int64)
+        _items_of_last_session(states, INTERACTION_WEIGHTS, flat, stop)
+        rows = self._items.add(flat[: stop[-1]])  # a user's own items count before the log has brought them
+        start = np.concatenate([[0], stop[:-1]]).astype(np.int64)
+        return Queries(*_without_strangers(rows, start, stop), names)
+
+
+@kernel
+def _rows_of(
+    hashes: NDArray[np.uint64],
+    prefix: NDArray[np.int32],
+    shift: int,
+    wanted: NDArray[np.uint64],
+    out: NDArray[np.int32],
+) -> None:
+    for j in range(len(wanted)):
+        out[j] = row_of(hashes, prefix, shift, wanted[j])
+
+
+@kernel
+def _items_of_last_session(
+    states: StateColumns,
+    type_weights: NDArray[np.float32],
+    flat: NDArray[np.uint64],
+    stop: NDArray[np.int64],
+) -> None:
+    """Write the items of each user's last session one user after the other, oldest first, and where they end."""
+    at = 0
+    for user in range(len(stop)):
+        first_s = states.session_start_ms[user] // 1000
+        for k in range(states.n_interactions[user]):
+            kind = states.item_types[user, k]
+            if (
+                np.int64(states.item_seconds[user, k]) >= first_s
+                and kind < len(type_weights)
+                and type_weights[kind] > 0.0
+            ):
+                flat[at] = states.item_hashes[user, k]
+                at += 1
+        stop[user] = at
+
+
+@kernel
+def _without_strangers(
+    rows: NDArray[np.int32], start: NDArray[np.int64], stop: NDArray[np.int64]
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
+    """Leave out items that the table has no room for."""
+    kept = np.empty(len(rows), np.int32)
+    first, last = np.empty(len(start), np.int64), np.empty(len(start), np.int64)
+    at = 0
+    for user in range(len(start)):
+        first[user] = at
+        for j in range(start[user], stop[user]):
+            if rows[j] >= 0:
+                kept[at] = rows[j]
+                at += 1
+        last[user] = at
+    return kept[:at], first, last
