@@ -24,6 +24,8 @@ from tailrace.job_counts import sum_counts
 from tailrace.stack.local import LocalStack
 
 JOB = "federate"
+KILL_AFTER_S = 0.8
+"""Something of the wave is in state by then, and not all of it in a checkpoint."""
 _ANSWER_S = 30.0
 
 
@@ -75,7 +77,8 @@ class FederatedRun:
         Parameters
         ----------
         kill_in
-            Waves, from 0, in whose middle a TaskManager is killed.
+            Waves, from 0, in which a TaskManager is killed: the first time in the middle, the next behind the last
+            arrival, when the version may be written and is not committed, and so on in turn.
 
         Raises
         ------
@@ -88,11 +91,12 @@ class FederatedRun:
                 began_s = time.monotonic()
                 arrivals, wanted = self.fleet.wave(model)
                 half = len(arrivals) // 2
-                self.send(arrivals[:half])
+                late = self.kills % 2 == 1
+                self.send(arrivals if late else arrivals[:half])
                 if wave in kill_in:
-                    time.sleep(1.0)  # something of the wave is in state, and not all of it in a checkpoint
+                    time.sleep(KILL_AFTER_S)
                     self.kill()
-                self.send(arrivals[half:])
+                self.send([] if late else arrivals[half:])
                 model = self._wait_for(feed, wave + 1)
                 self._check(model, wanted)
                 self._progress(
