@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,6 +17,8 @@ from rich.table import Table
 
 from flink_jobs.settings import load
 from tailrace.commands.options import Config, Json
+from tailrace.demo_loop import show_loop
+from tailrace.errors import ExitCode, UserError
 from tailrace.list_view import UNKNOWN, compare, mark
 from tailrace.stack.local import LocalStack
 
@@ -44,6 +47,12 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
+    story: Annotated[
+        str,
+        typer.Argument(
+            help="shop: the engine live; loop: what feedback brings, simulated, without the stack."
+        ),
+    ] = "shop",
     config: Config = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Delete this stack's topics, lists and checkpoints first.")
@@ -52,6 +61,9 @@ def demo(
     events: Annotated[
         int | None, typer.Option(min=1000, help="Replay at most this many events; default: all, 81,543.")
     ] = None,
+    users: Annotated[int, typer.Option(min=20, help="loop: how many simulated users.")] = 600,
+    seed: Annotated[int, typer.Option(min=0, help="loop: of all that is drawn.")] = 0,
+    out: Annotated[Path, typer.Option("--out", help="loop: where the chart goes, SVG.")] = Path("loop.svg"),
     as_json: Json = False,
 ) -> None:
     """Show it all: stack, model, a shop's events, a real customer's list, and three clicks that change it.
@@ -60,8 +72,16 @@ def demo(
     events after it are replayed, moved to now by whole days. A second run finds all of that in place, sends
     nothing twice, and lets the customer click in another category. Ctrl-C leaves the stack up; the next run
     goes on where this one stopped.
+
+    `tailrace demo loop` needs no stack: it plays an hour of a simulated shop with the same catalogue under several
+    policies, and draws their click rates.
     """
     settings = load(config)
+    if story == "loop":
+        show_loop(settings, users, seed, out, as_json)
+        return
+    if story != "shop":
+        raise UserError("TR-740", f"story {story!r}; there is shop and loop", exit_code=ExitCode.USAGE)
     if fresh:
         LocalStack(settings).down(purge=True)
     began_s = time.monotonic()
