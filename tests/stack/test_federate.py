@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from benchmarks.edge_fleet import Arrival, Fleet, budget_of
 from flink_jobs.federate_settings import model_lines
@@ -15,6 +18,7 @@ from flink_jobs.settings import Settings, load
 from schemas.codec import decode, encode
 from schemas.topics import DEAD_LETTERS, EDGE_UPDATES
 from tailrace import flink_client
+from tailrace.cli import app
 from tailrace.federated_run import FederatedRun
 from tailrace.stack.noise_key import VARIABLE, noise_key
 from tailrace.toml_text import settings_toml
@@ -72,7 +76,7 @@ def test_a_job_killed_twice_publishes_what_an_uninterrupted_plain_run_does(feder
     run.run(RELEASES, KILLED_IN)
     other = FederatedRun(settings, None, wary, print)
     other.run(1)
-    federated.order("set_consent", tenant="default", user_id="user-gone", consent="none")
+    assert told(federated, "revoke", "user-gone") == {"user": "user-gone", "consent": "none"}
     until(lambda: run.counts().get("consent_revoked") == 1, 30, "the order")
     gone = device_update(lines["wary"], "gone", 1, np.zeros(64), bytes(32))
     run.send([Arrival("default/user-gone", encode(gone))])
@@ -87,6 +91,22 @@ def test_a_job_killed_twice_publishes_what_an_uninterrupted_plain_run_does(feder
     assert more["mode"] == "local"
     assert report["accuracy"][-1] > report["accuracy"][0]
     check_letters(federated, refused)
+    versions = told(federated, "status", "--line", "trusting", "--last", "2")
+    assert [one["version"] for one in versions["versions"]] == [RELEASES - 1, RELEASES]
+    assert versions["refused"] == dict(refused)
+    budget = told(federated, "budget", "user-trusting-hot-0")
+    assert budget["epsilon"] == pytest.approx(
+        trusting.oracle_epsilon("default/user-trusting-hot-0"), rel=1e-6
+    )
+    assert told(federated, "budget", "user-gone")["revoked"]
+
+
+def told(federated: Federated, *command: str) -> dict[str, Any]:
+    """What `tailrace fed` prints as JSON."""
+    done = CliRunner().invoke(app, ["fed", *command, "--config", str(federated.config), "--json"])
+    assert done.exit_code == 0, done.output
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 def check_letters(federated: Federated, refused: Counter[str]) -> None:
