@@ -14,10 +14,10 @@ from schemas.ids import user_key
 from schemas.records import DEFAULT_TENANT, Control
 from schemas.redis_keys import edge_budget_key, stats_key
 from tailrace.commands.options import Config, Json
-from tailrace.connections import QUIET, control_producer, store
+from tailrace.connections import control_producer, store
+from tailrace.edge_models import published
 from tailrace.errors import ExitCode, UserError
 from tailrace.job_counts import sum_counts
-from tailrace.topic_scan import broker_unreachable
 
 commands = typer.Typer(
     help="Learn from devices: simulate, watch versions and budgets, revoke, audit.", no_args_is_help=True
@@ -178,29 +178,14 @@ def audit(
 
 def _models(settings: Settings) -> list[dict[str, Any]]:
     """Released versions without their numbers, in order."""
-    from clients.edge.model_feed import ModelFeed
-
-    kafka = settings.kafka
-    try:
-        with ModelFeed(
-            kafka.bootstrap_servers,
-            topic_prefix=kafka.topic_prefix,
-            schema_ids=kafka.schema_ids,
-            config=QUIET,
-        ) as feed:
-            return [
-                {
-                    "line": model.model_line,
-                    **{
-                        name: value
-                        for name, value in model._asdict().items()
-                        if name not in ("weights", "model_line")
-                    },
-                }
-                for model in feed.read(15.0)
-            ]
-    except ConnectionError as error:
-        raise broker_unreachable(kafka.bootstrap_servers, str(error)) from error
+    hidden = ("weights", "model_line")
+    return [
+        {
+            "line": model.model_line,
+            **{name: value for name, value in model._asdict().items() if name not in hidden},
+        }
+        for model in published(settings)
+    ]
 
 
 def _line(model: dict[str, Any]) -> str:

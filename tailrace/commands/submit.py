@@ -12,6 +12,7 @@ from flink_jobs.settings import load
 from tailrace import flink_client
 from tailrace.commands.stack import Config, Json
 from tailrace.connections import ensure_topics
+from tailrace.edge_models import refuse_lost_ledgers
 from tailrace.errors import ExitCode, UserError
 
 JOBS = ("recommend", "similarity", "federate", "feedback")
@@ -46,6 +47,13 @@ def submit(
     parallelism: Annotated[
         int | None, typer.Option("--parallelism", "-p", min=1, help="Slots it takes; default: its setting.")
     ] = None,
+    forget_ledgers: Annotated[
+        bool,
+        typer.Option(
+            "--forget-ledgers",
+            help="federate: start without state though versions are out; every budget begins anew.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the `flink run` line and do nothing.")
     ] = False,
@@ -80,6 +88,8 @@ def submit(
         savepoint = flink_client.stop_with_savepoint(settings, job_id, target, folder)
         if not as_json:
             typer.echo(f"stopped {job_id} with savepoint {savepoint}")
+    if job == "federate" and savepoint is None and not forget_ledgers:
+        refuse_lost_ledgers(settings)
     job_id = flink_client.submit(
         settings, job, target, config, savepoint, allow_non_restored_state, overrides
     )
