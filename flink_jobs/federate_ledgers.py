@@ -2,7 +2,8 @@
 
 **State** (keyed by user shard, RocksDB)
     `ledgers`: user key → what the user has spent, at most `udfs.federate.ledger.MAX_LEDGER_BYTES` each. `wheel`:
-    day → users to look at then. `shard`: counts, and the newest time of each partition of the updates.
+    day → users to look at then. `shard`: counts, the budget epoch that an order began, and the newest time of each
+    partition of the updates.
 **Forgets**
     A ledger one whole epoch after its own, unless consent was taken back. No state time-to-live: it would hand out
     budgets anew.
@@ -77,7 +78,9 @@ class LedgerShell(KeyedProcessFunction):
         federate, self._shards = self._settings.federate, self._settings.job.shards
         self._index_of_key = index_of_keys(self._shards)
         self._lines = model_lines(federate)
-        self._logic = BudgetLogic(self._lines, federate.budget, federate.budget_delta, federate.epoch_ms)
+        # Where epochs begin by order, their number is the clock that the ledgers know.
+        length = federate.epoch_ms or 1
+        self._logic = BudgetLogic(self._lines, federate.budget, federate.budget_delta, length)
         self._codec = Codec(self._settings.kafka.schema_ids)
         self._store = open_store(self._settings)
 
@@ -90,7 +93,8 @@ class LedgerShell(KeyedProcessFunction):
         keys, payloads, partitions, offsets, times, _ = value
         index = self._index_of_key[ctx.get_current_key()]
         record = self._shard.value()
-        work = _Batch(self._logic, self._ledgers, self._wheel, record, index, self._shards)
+        by_order = self._settings.federate.epoch_ms == 0
+        work = _Batch(self._logic, self._ledgers, self._wheel, record, index, self._shards, by_order)
         charged: dict[str, list[Contribution]] = {}
         rows = zip(partitions, offsets, keys, payloads, times, strict=True)
         for partition, offset, key, payload, at_ms in sorted(rows, key=lambda row: row[:2]):
@@ -126,8 +130,10 @@ class LedgerShell(KeyedProcessFunction):
             validate_control(control, key)
         except Refused:
             return
-        if not key.startswith(EVERY_SHARD_PREFIX):
-            work.take(key, self._logic.on_control(work.ledger(key), control, at_ms))
+        if control.kind == "begin_budget_epoch":
+            work.shard.epoch = max(work.shard.epoch, control.epoch or 0)
+        elif not key.startswith(EVERY_SHARD_PREFIX):
+            work.take(key, self._logic.on_control(work.ledger(key), control, work.now(at_ms)))
 
     def _view(self, ledger: BudgetLedger) -> dict[str, int | float | str]:
         """Give the fields of a user's budget as they stand in the store."""
@@ -146,7 +152,14 @@ class _Batch:
     """One call's work: each ledger read once and written once."""
 
     def __init__(
-        self, logic: BudgetLogic, ledgers: Any, wheel: Any, record: bytes | None, index: int, shards: int
+        self,
+        logic: BudgetLogic,
+        ledgers: Any,
+        wheel: Any,
+        record: bytes | None,
+        index: int,
+        shards: int,
+        by_order: bool,
     ) -> None:
         self._logic = logic
         self._ledgers = ledgers
@@ -154,6 +167,8 @@ class _Batch:
         text, _, clocks = (record or b"").partition(b"\n")
         self.shard = ShardRecord.decode(text or None, index, shards)
         self._clocks: dict[str, int] = json.loads(clocks) if clocks else {}
+        self._by_order = by_order
+        self._slot_ms = 1 if by_order else DAY_MS
         self._day_before = self._day()
         self._before: dict[str, bytes | None] = {}
         self._now: dict[str, BudgetLedger | None] = {}
@@ -165,10 +180,14 @@ class _Batch:
         if at_ms > self._clocks.get(str(partition), 0):
             self._clocks[str(partition)] = at_ms
 
+    def now(self, at_ms: int) -> int:
+        """The ledgers' time of a record: its own, or the epoch that an order began."""
+        return self.shard.epoch if self._by_order else at_ms
+
     def update(self, key: str, update: Any, at_ms: int) -> bool:
         """Charge an update; whether it goes on. Raises `Refused`."""
         self.shard.count("updates")
-        step = self._logic.on_update(self.ledger(key), update, at_ms)
+        step = self._logic.on_update(self.ledger(key), update, self.now(at_ms))
         if step.refused is not None:
             self.take(key, step._replace(counts=()))
             raise step.refused
@@ -215,11 +234,15 @@ class _Batch:
         return self.shard.encode() + b"\n" + json.dumps(self._clocks).encode()
 
     def _day(self) -> int:
-        """The day before which users are looked at: that of the partition that is furthest behind."""
-        return min(self._clocks.values(), default=0) // DAY_MS
+        """The day, or epoch, before which users are looked at."""
+        return self._clock_ms() // self._slot_ms
+
+    def _clock_ms(self) -> int:
+        """The ledgers' time: that of the partition that is furthest behind."""
+        return self.now(min(self._clocks.values(), default=0))
 
     def _look_at(self, key: str) -> None:
-        step = self._logic.on_wake(self.ledger(key), min(self._clocks.values()))
+        step = self._logic.on_wake(self.ledger(key), self._clock_ms())
         ledger = self._now[key] = step.ledger
         for name in step.counts:
             self.shard.count(name)
@@ -227,4 +250,4 @@ class _Batch:
             self._wake(key, ledger)
 
     def _wake(self, key: str, ledger: BudgetLedger) -> None:
-        self._wakes.setdefault(self._logic.forget_at_ms(ledger) // DAY_MS, []).append(key)
+        self._wakes.setdefault(self._logic.forget_at_ms(ledger) // self._slot_ms, []).append(key)

@@ -47,7 +47,11 @@ class Federate(_Section):
         4.0, gt=0.0, description="of a user and budget epoch, over all lines; none: no limit"
     )
     budget_delta: float = Field(1e-5, description="at which the budget is told")
-    epoch_ms: int = Field(30 * 86_400_000, ge=1_000, description="length of a budget epoch, broker's time")
+    epoch_ms: int = Field(
+        30 * 86_400_000,
+        ge=0,
+        description="length of a budget epoch, broker's time; 0: epochs begin by order (`tailrace fed epoch`)",
+    )
     timeout_grace_ms: int = Field(
         10_000, ge=0, description="a cohort is given up waiting for this long after its timeout"
     )

@@ -140,7 +140,7 @@ def validate_control(control: Control, key: str | None) -> None:
     kind = control.kind
     if kind == "unknown":
         raise Refused("bad_control", "kind: a kind that this version does not know")
-    if kind in ("activate_epoch", "preload_epoch") and (
+    if kind in ("activate_epoch", "preload_epoch", "begin_budget_epoch") and (
         control.epoch is None or not 0 <= control.epoch < 1 << 32
     ):
         raise Refused("bad_control", f"epoch: wanted 0 to 2^32 - 1 for {kind}, got {control.epoch}")

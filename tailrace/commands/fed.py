@@ -142,6 +142,32 @@ def revoke(user: User, config: Config = None, tenant: Tenant = DEFAULT_TENANT, a
 
 
 @commands.command()
+def epoch(
+    number: Annotated[int, typer.Argument(min=1, help="Above every one before.")],
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Begin a budget epoch, where `federate.epoch_ms` is 0: every user may spend the budget once more.
+
+    A user's mu squared over all epochs is the sum of theirs. The number cannot go back.
+    """
+    settings = load(config)
+    if settings.federate.epoch_ms:
+        raise UserError(
+            "TR-760",
+            f"federate.epoch_ms: wanted 0 for epochs that begin by order, got {settings.federate.epoch_ms}",
+            fix="set it to 0 and `tailrace submit federate --replace`",
+            exit_code=ExitCode.USAGE,
+        )
+    now_ms = time.time_ns() // 1_000_000
+    reason = "tailrace fed epoch"
+    order = Control(f"fed-epoch-{number}", "begin_budget_epoch", None, None, number, None, now_ms, reason)
+    with control_producer(settings) as producer:
+        producer.send(order)
+    typer.echo(json.dumps({"epoch": number}) if as_json else f"budget epoch {number} begins")
+
+
+@commands.command()
 def audit(
     seeds: Annotated[int, typer.Option(min=1, help="How often what is right must pass.")] = 20,
     as_json: Json = False,

@@ -16,7 +16,7 @@ from benchmarks.edge_fleet import Arrival, Fleet, budget_of
 from flink_jobs.federate_settings import model_lines
 from flink_jobs.settings import Settings, load
 from schemas.codec import decode, encode
-from schemas.topics import DEAD_LETTERS, EDGE_UPDATES
+from schemas.topics import DEAD_LETTERS, EDGE_MODELS, EDGE_UPDATES
 from tailrace import flink_client
 from tailrace.cli import app
 from tailrace.federated_run import FederatedRun
@@ -24,7 +24,8 @@ from tailrace.stack.noise_key import VARIABLE, noise_key
 from tailrace.toml_text import settings_toml
 from tests.stack.conftest import SharedStack
 from tests.stack.deployment import Deployment, until
-from udfs.federate.audit import device_update
+from udfs.federate.audit import PlainRun, device_update
+from udfs.federate.line_settings import LineSettings
 from udfs.federate.release import Seed
 
 pytestmark = pytest.mark.stack
@@ -33,7 +34,11 @@ LINE = {
     "dimension": 64, "mode": "central", "noise_multiplier": 4.0, "cohort_size": 60, "cohort_min": 20,
     "timeout_ms": 600_000_000,
 }  # fmt: skip
-LINES = {"trusting": LINE, "wary": {**LINE, "mode": "local", "noise_multiplier": 8.0, "cohort_size": 30}}
+LINES = {
+    "trusting": LINE,
+    "wary": {**LINE, "mode": "local", "noise_multiplier": 8.0, "cohort_size": 30},
+    "table": {**LINE, "dimension": 320_000, "cohort_size": 4, "cohort_min": 2},
+}
 
 
 class Federated(Deployment):
@@ -91,6 +96,7 @@ def test_a_job_killed_twice_publishes_what_an_uninterrupted_plain_run_does(feder
     assert more["mode"] == "local"
     assert report["accuracy"][-1] > report["accuracy"][0]
     check_letters(federated, refused)
+    check_table(federated, run, lines["table"], noise)
     versions = told(federated, "status", "--line", "trusting", "--last", "2")
     assert [one["version"] for one in versions["versions"]] == [RELEASES - 1, RELEASES]
     assert versions["refused"] == dict(refused)
@@ -99,6 +105,28 @@ def test_a_job_killed_twice_publishes_what_an_uninterrupted_plain_run_does(feder
         trusting.oracle_epsilon("default/user-trusting-hot-0"), rel=1e-6
     )
     assert told(federated, "budget", "user-gone")["revoked"]
+
+
+def check_table(federated: Federated, run: FederatedRun, line: LineSettings, noise: Seed) -> None:
+    """A table of 320,000 numbers goes through broker, windows, state and transaction."""
+    rng = np.random.default_rng(4)
+    updates = [
+        device_update(line, f"table-{n}", 0, rng.standard_normal(line.dimension), bytes(32))
+        for n in range(line.cohort_size)
+    ]
+    plain = PlainRun(line, noise)
+    for update in updates:
+        plain.take(update)
+    run.send([Arrival(f"default/{update.user_id}", encode(update)) for update in updates])
+    assert len(encode(updates[0])) < 700_000
+
+    def newest() -> bytes:
+        models = federated.records(EDGE_MODELS.name, "EdgeModel")
+        found: bytes = [model for model in models if model.model_line == "table"][-1].weights
+        return found
+
+    wanted = plain.state.weights.tobytes()
+    until(lambda: newest() == wanted, 60, "the table of the plain run", 1.0)
 
 
 def told(federated: Federated, *command: str) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from federate_examples import CENTRAL, SEED, released, updates
 from typer.testing import CliRunner
 
 from schemas.redis_keys import edge_budget_key, stats_key
+from schemas.validation import validate_control
 from tailrace import edge_models, flink_client
 from tailrace.cli import app
 from tailrace.commands import fed, submit
@@ -80,6 +83,29 @@ def test_a_budget_is_what_the_job_told_last(store: Store) -> None:
     assert "consent taken back" in told("fed", "budget", "u1")
     with pytest.raises(UserError, match="TR-755"):
         told("fed", "budget", "u2")
+
+
+def test_an_epoch_begins_by_order_only_where_it_has_no_length(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sent: list[Any] = []
+
+    @contextmanager
+    def producer(settings: Any) -> Any:
+        yield SimpleNamespace(send=sent.append)
+
+    monkeypatch.setattr(fed, "control_producer", producer)
+    with pytest.raises(UserError, match="TR-760"):
+        told("fed", "epoch", "2")
+    config = tmp_path / "tailrace.toml"
+    config.write_text("[federate]\nepoch_ms = 0\n", encoding="utf-8")
+    told("fed", "epoch", "2", "--config", str(config))
+    (order,) = sent
+    validate_control(order, "*begin_budget_epoch")
+    assert order.epoch == 2
+    told("fed", "revoke", "u1")
+    validate_control(sent[1], "default/u1")
+    assert (sent[1].kind, sent[1].consent) == ("set_consent", "none")
 
 
 def test_the_audits_are_right_about_this_release() -> None:

@@ -295,6 +295,45 @@ def test_a_ledger_is_forgotten_an_epoch_after_its_own_and_a_revoked_one_never() 
     assert "default/user-b" in kept()
 
 
+def test_an_order_begins_a_budget_epoch_where_epochs_have_no_length() -> None:
+    settings = settings_of(epoch_ms=0, budget_epsilon=1.5)
+    job = Job(settings)
+
+    def begin(epoch: int, offset: int) -> None:
+        order = Control("", "begin_budget_epoch", None, None, epoch, None, 0, "a test")
+        value = encode(order)
+        for shard in range(SHARDS):  # as the prefix gives it to every shard
+            job.ledgers.run(
+                shard,
+                (
+                    (f"*{order.kind}",),
+                    (value,),
+                    (SOURCES.index(CONTROL) * SOURCE_STRIDE,),
+                    (offset,),
+                    (0,),
+                    0,
+                ),
+                0,
+            )
+
+    def contribute(base: int) -> bool:
+        before = reasons(job).count("budget_spent")
+        job.read(records([update(settings, "a", base)], base, at_ms=1_000 + base * 400 * DAY_MS))
+        return reasons(job).count("budget_spent") == before
+
+    assert [contribute(base) for base in range(6)][-1] is False, "time begins none"
+    begin(1, 0)
+    assert contribute(6)
+    while contribute(len(reasons(job)) + 7):
+        pass
+    begin(1, 1)
+    begin(0, 2)
+    assert not contribute(40), "the same again begins none"
+    begin(3, 3)
+    job.read(records([update(settings, name) for name in "bcdefghijklmnop"], 60))
+    assert "default/user-a" not in {key for state in job.ledgers.of("ledgers") for key in state}
+
+
 def test_state_values_stay_small_whatever_the_models_size() -> None:
     settings = settings_of(WIDE)
     job = Job(settings)
