@@ -92,6 +92,10 @@ def test_a_dead_letter_has_the_bytes_of_a_key_that_is_no_text(shell: ShellInMemo
     assert row[1] == "default/u\N{REPLACEMENT CHARACTER}"
 
 
+def test_an_order_to_another_job_is_no_dead_letter(shell: ShellInMemory) -> None:
+    assert of_kind(shell.run([order(9, "begin_budget_epoch", epoch=2)]), DEAD_LETTER) == []
+
+
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """What the shell's clock shows, in its only element."""
