@@ -95,6 +95,10 @@ def test_a_graph_whose_rows_are_not_exact_always_runs_on_the_same_number_of_rows
     run = ranker._run
     monkeypatch.setattr(ranker, "_run", lambda rows: sizes.append(len(rows)) or run(rows))
     ranker.score(sample(3 * FINALISTS), FINALISTS)
+    assert sizes == ([] if case.row_exact else [FINALISTS] * 3)
+    ranker.trees = None  # as if ONNX Runtime alone could score them
+    sizes.clear()
+    ranker.score(sample(3 * FINALISTS), FINALISTS)
     assert sizes == ([3 * FINALISTS] if case.row_exact else [FINALISTS] * 3)
 
 

@@ -80,7 +80,7 @@ def test_what_was_written_is_what_is_opened(tmp_path: Path) -> None:
     np.testing.assert_array_equal(bundle.items.columns.factors, items.factors)
     np.testing.assert_array_equal(bundle.items.columns.neighbour_rows, items.neighbour_rows)
     np.testing.assert_allclose(bundle.items.gram, items.factors.T @ items.factors, rtol=1e-4, atol=1e-4)
-    np.testing.assert_array_equal(bundle.ranker.score(rows, 16), trees.predict(rows))
+    np.testing.assert_allclose(bundle.ranker.score(rows, 16), trees.predict(rows), rtol=0, atol=1e-5)
 
 
 def test_equal_content_gives_equal_bytes(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ Source: Protocol Buffers encoding; onnx.proto (ModelProto, GraphProto, NodeProto
 TensorProto), IR version 10.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from udfs.model.refusal import BundleRefused
+from udfs.model.wire_format import wire_fields
 
 # A tree's score of a row is one sum in tree order, whatever rows stand beside it.
 ROW_EXACT_OPERATORS = frozenset({
@@ -34,7 +34,6 @@ ALLOWED_OPERATORS = ROW_EXACT_OPERATORS | {
     ":Sub", ":Tanh", ":Transpose", ":Where", "ai.onnx.ml:Scaler",
 }  # fmt: skip
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MODEL_GRAPH, _MODEL_TRAINING, _MODEL_FUNCTIONS = 7, 20, 25
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
 _NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 4, 5, 7
@@ -66,7 +65,7 @@ def read_graph(model: bytes) -> OnnxGraph:
     """
     operators: set[str] = set()
     graphs = 0
-    for field, value in _fields(memoryview(model)):
+    for field, value in wire_fields(memoryview(model)):
         if field == _MODEL_GRAPH and isinstance(value, memoryview):
             graphs += 1
             _walk_graph(value, operators)
@@ -83,7 +82,7 @@ def read_graph(model: bytes) -> OnnxGraph:
 
 
 def _walk_graph(graph: memoryview, operators: set[str]) -> None:
-    for field, value in _fields(graph):
+    for field, value in wire_fields(graph):
         if field == _GRAPH_NODE and isinstance(value, memoryview):
             _walk_node(value, operators)
         elif field == _GRAPH_INITIALIZER and isinstance(value, memoryview):
@@ -95,7 +94,7 @@ def _walk_graph(graph: memoryview, operators: set[str]) -> None:
 def _walk_node(node: memoryview, operators: set[str]) -> None:
     names = [""]
     domains = []
-    for field, value in _fields(node):
+    for field, value in wire_fields(node):
         if not isinstance(value, memoryview):
             continue
         if field == _NODE_OPERATOR:
@@ -111,7 +110,7 @@ def _walk_node(node: memoryview, operators: set[str]) -> None:
 
 
 def _walk_attribute(attribute: memoryview) -> None:
-    for field, value in _fields(attribute):
+    for field, value in wire_fields(attribute):
         if field in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS, *_ATTRIBUTE_SPARSE):
             raise BundleRefused("operators", "ONNX: subgraphs and sparse tensors in attributes are not taken")
         if field in (_ATTRIBUTE_TENSOR, _ATTRIBUTE_TENSORS) and isinstance(value, memoryview):
@@ -119,7 +118,7 @@ def _walk_attribute(attribute: memoryview) -> None:
 
 
 def _check_tensor(tensor: memoryview) -> None:
-    for field, value in _fields(tensor):
+    for field, value in wire_fields(tensor):
         if field == _TENSOR_EXTERNAL or (field == _TENSOR_LOCATION and value != 0):
             raise BundleRefused("external_data", "ONNX: a tensor's data lies in another file")
 
@@ -129,40 +128,3 @@ def _text(value: memoryview) -> str:
         return bytes(value).decode()
     except UnicodeDecodeError as error:
         raise BundleRefused("ranker", f"ONNX: a name is not UTF-8: {error}") from error
-
-
-def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Yield (field number, value): an int for a varint, bytes for the rest."""
-    at = 0
-    while at < len(message):
-        tag, at = _varint(message, at)
-        field, wire = tag >> 3, tag & 7
-        if not 0 < field < 1 << 29:
-            raise BundleRefused("ranker", f"ONNX: field number {field} at byte {at}")
-        if wire == _VARINT:
-            number, at = _varint(message, at)
-            yield field, number
-            continue
-        if wire == _BYTES:
-            length, at = _varint(message, at)
-        elif wire in (_FIXED64, _FIXED32):
-            length = 8 if wire == _FIXED64 else 4
-        else:
-            raise BundleRefused("ranker", f"ONNX: wire type {wire} at byte {at}")
-        if at + length > len(message):
-            raise BundleRefused("ranker", f"ONNX: cut short at byte {at}")
-        yield field, message[at : at + length]
-        at += length
-
-
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= len(message):
-            break
-        byte = message[at]
-        at += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, at
-    raise BundleRefused("ranker", f"ONNX: a number cut short or too long at byte {at}")
