@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from functools import cache
+from functools import lru_cache
 
 from flink_jobs.shards import SHARD_FUNCTION_VERSION
 from udfs.experiments.running import RunningExperiments
@@ -13,7 +13,7 @@ _FORMAT = 2
 _READ = (1, 2)  # the first had no experiments
 
 
-@cache
+@lru_cache(maxsize=8)
 def read_experiments(text: str) -> RunningExperiments:
     """Read an order's experiments, once; every shard has the same.
 
