@@ -247,9 +247,11 @@ def test_orders_are_checked_keyed_and_delivered():
     producer.republish()
     producer.erase_user("u1")
     producer.set_consent("a/b", "essential", tenant="acme")
+    producer.set_experiments('{"promoted":{},"running":[]}', "stop all")
     assert [record[1] for record in fake.records] == [
-        "*activate_epoch", "*preload_epoch", "*republish", "default/u1", "acme/a%2Fb",
+        "*activate_epoch", "*preload_epoch", "*republish", "default/u1", "acme/a%2Fb", "*set_experiments",
     ]  # fmt: skip
+    assert decode("Control", fake.records[5][2]).experiments == '{"promoted":{},"running":[]}'
     sent = decode("Control", fake.records[0][2])
     assert (sent.control_id, sent.kind, sent.epoch, sent.issued_time) == (
         control_id,
@@ -257,7 +259,7 @@ def test_orders_are_checked_keyed_and_delivered():
         4,
         NOW_MS,
     )
-    assert producer.delivered == 5
+    assert producer.delivered == 6
     with pytest.raises(Refused, match="bad_control"):
         producer.activate_epoch(-1)
     with pytest.raises(Refused, match="bad_id"):
