@@ -36,7 +36,7 @@ from flink_jobs.shipped_code import by_own_code
 from schemas.codec import Codec, encode
 from schemas.refusal import Refused
 from schemas.validation import validate_control
-from udfs.federate.contribution import Contribution, pack_packet
+from udfs.federate.contribution import Contribution, packets_of
 from udfs.federate.ledger import BudgetLedger, BudgetLogic, LedgerStep
 from udfs.federate.update_check import check_update, redacted
 
@@ -117,7 +117,8 @@ class LedgerShell(KeyedProcessFunction):
             one = Contribution.of(update, at_ms, place[1], offset)
             charged.setdefault(update.model_line, []).append(one)
         for line, contributions in charged.items():
-            yield Row(PACKET, shard_of(line, self._shards), "", pack_packet(line, contributions))
+            for packet in packets_of(line, contributions):
+                yield Row(PACKET, shard_of(line, self._shards), "", packet)
         work.close()
         self._shard.update(work.encode())
         self._store.put_budgets({key: self._view(ledger) for key, ledger in work.changed.items()})

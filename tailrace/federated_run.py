@@ -77,8 +77,8 @@ class FederatedRun:
         Parameters
         ----------
         kill_in
-            Waves, from 0, in which a TaskManager is killed: the first time in the middle, the next behind the last
-            arrival, when the version may be written and is not committed, and so on in turn.
+            Waves, from 0, in which a TaskManager is killed: the first time in the middle, the next when the version
+            is written and as a rule not committed, and so on in turn.
 
         Raises
         ------
@@ -94,7 +94,10 @@ class FederatedRun:
                 late = self.kills % 2 == 1
                 self.send(arrivals if late else arrivals[:half])
                 if wave in kill_in:
-                    time.sleep(KILL_AFTER_S)
+                    if late:
+                        self._wait_until_written(wave + 1)
+                    else:
+                        time.sleep(KILL_AFTER_S)
                     self.kill()
                 self.send([] if late else arrivals[half:])
                 model = self._wait_for(feed, wave + 1)
@@ -232,6 +235,18 @@ class FederatedRun:
             "the job does not run, or lost contributions",
             "tailrace logs taskmanager-1",
         )
+
+    def _wait_until_written(self, version: int) -> None:
+        """Wait until a version is in the topic, committed or not."""
+        deadline_s = time.monotonic() + self._patience_s
+        name = self.fleet.line.name
+        with self._feed(committed=False) as feed:
+            while time.monotonic() < deadline_s:
+                if any(
+                    (model.model_line, model.version) == (name, version) for model in feed.read(_ANSWER_S)
+                ):
+                    return
+                time.sleep(0.01)
 
     def _check(self, model: EdgeModel, wanted: EdgeModel) -> None:
         """Compare all but the time, which is the broker's."""

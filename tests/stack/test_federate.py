@@ -89,6 +89,7 @@ def test_a_job_killed_twice_publishes_what_an_uninterrupted_plain_run_does(feder
     refused = trusting.counts.refused + wary.counts.refused + Counter(revoked=1)
     run.wait_for_counts(dict(refused))
     report, more = run.report(), other.report()
+    print(report)
     assert (report["releases"], report["kills"], report["contributions"]) == (RELEASES, 2, 240)
     assert report["read_uncommitted"]["cohorts"] == RELEASES + 1
     assert report["sent"]["repeat"] > 100

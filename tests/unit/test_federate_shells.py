@@ -203,6 +203,30 @@ def test_versions_are_those_of_the_plain_run_though_the_job_went_back_to_a_check
     assert reasons(job) == []
 
 
+def test_many_large_updates_leave_the_first_step_in_packets_of_bounded_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = settings_of(WIDE, budget_epsilon=None)
+    monkeypatch.setattr("udfs.federate.contribution.MAX_PACKET_BYTES", 200_000)
+    rng = np.random.default_rng(2)
+    updates = [update(settings, f"{n}", 0, rng.standard_normal(WIDE["dimension"])) for n in range(12)]
+    job = Job(settings)
+    packets: list[int] = []
+    run = job.lines.run
+    monkeypatch.setattr(
+        job.lines,
+        "run",
+        lambda shard, value, now: packets.extend(map(len, value[0])) or run(shard, value, now),
+    )
+    job.read(records(updates))
+    assert len(packets) > 4
+    assert max(packets) < 300_000
+    line = model_lines(settings.federate)["head"]
+    logic = BudgetLogic({"head": line}, inf, 1e-5, 1 << 40)
+    wanted = model_after(line, updates, Seed("", b""), logic)
+    assert job.models[-1].weights == wanted.weights.tobytes()
+
+
 def test_what_is_refused_is_a_dead_letter_with_a_reason_and_without_numbers(store: Store) -> None:
     settings = settings_of()
     good = update(settings, "a")

@@ -37,6 +37,8 @@ _FIXED: Final = np.dtype(
     ]
 )
 _ALIGNED: Final = 8
+MAX_PACKET_BYTES: Final = 4 << 20
+"""A row of one window must fit the memory in which Flink gathers the next, with many others."""
 
 
 class Contribution(NamedTuple):
@@ -164,6 +166,23 @@ def pack_packet(line: str, contributions: Sequence[Contribution]) -> bytes:
     columns = fixed.tobytes() + names
     padding = bytes(-(len(front) + len(columns)) % _ALIGNED)
     return b"".join((front, columns, padding, *(one.payload for one in contributions)))
+
+
+def packets_of(line: str, contributions: Sequence[Contribution]) -> list[bytes]:
+    """Pack contributions into packets of at most `MAX_PACKET_BYTES` of numbers, or of one contribution.
+
+    Examples
+    --------
+    >>> one = Contribution(0, 1.0, 8, 1, None, 5, bytes(16), bytes(32), 0, 9, ("t", "u", "c", "i"), bytes(1 << 20))
+    >>> [len(unpack_packet(packet).rows) for packet in packets_of("head", [one] * 10)]
+    [4, 4, 2]
+    """
+    if not contributions:
+        return []
+    size = max(MAX_PACKET_BYTES // max(len(contributions[0].payload), 1), 1)
+    return [
+        pack_packet(line, contributions[start : start + size]) for start in range(0, len(contributions), size)
+    ]
 
 
 def unpack_packet(packet: bytes) -> Packet:
