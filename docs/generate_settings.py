@@ -62,8 +62,8 @@ def _type(entry: Any) -> str:
         return words[name]
     if all(isinstance(choice, str) for choice in get_args(annotation)) and get_args(annotation):
         return "one of " + ", ".join(f"`{choice}`" for choice in get_args(annotation))
-    if name == "dict":
-        return "table"
+    if name in ("dict", "tuple"):
+        return {"dict": "table", "tuple": "list of texts"}[name]
     return " or ".join(
         filter(None, (words.get(part.__name__, part.__name__) for part in get_args(annotation)))
     )
@@ -76,7 +76,7 @@ def _default(entry: Any) -> str:
             return ", ".join(f"{key}: {value}" for key, value in made.items())
         return "`tailrace` in the user's cache folder"
     value = entry.default
-    if value is None:
+    if value is None or value == ():
         return "none"
     if isinstance(value, bool):
         return "true" if value else "false"

@@ -22,7 +22,7 @@ class _Held(NamedTuple):
     texts: BundleTexts
 
 
-def open_epoch(root: Path, epoch: int) -> Bundle:
+def open_epoch(model: Model, epoch: int) -> Bundle:
     """Open `<root>/<epoch>/` with every check that a worker makes.
 
     Raises
@@ -30,13 +30,13 @@ def open_epoch(root: Path, epoch: int) -> Bundle:
     BundleRefused
         Also for a bundle of another epoch: lists would name that one.
     """
-    path = root / str(epoch)
-    bundle = Bundle.open(path, clock=time.monotonic)
+    path = model.root / str(epoch)
+    bundle = Bundle.open(path, trusted_keys=model.trusted_keys, clock=time.monotonic)
     if bundle.epoch != epoch:
         raise BundleRefused(
             "manifest",
             f"{path}: wanted epoch {epoch} as the folder says, got {bundle.epoch}; "
-            f"move the bundle to {root / str(bundle.epoch)}, or train epoch {epoch}",
+            f"move the bundle to {model.root / str(bundle.epoch)}, or train epoch {epoch}",
         )
     return bundle
 
@@ -49,7 +49,7 @@ class ModelStore:
     """
 
     def __init__(self, settings: Model) -> None:
-        self._root = settings.root
+        self._settings = settings
         self._bundles: OrderedDict[int, _Held] = OrderedDict()
         self._refused: dict[int, tuple[float, str]] = {}
 
@@ -88,7 +88,7 @@ class ModelStore:
         if time.monotonic() - refused_at < RETRY_S:
             return None
         try:
-            bundle = open_epoch(self._root, epoch)
+            bundle = open_epoch(self._settings, epoch)
         except BundleRefused as refused:
             self._refused[epoch] = (time.monotonic(), str(refused))
             return None

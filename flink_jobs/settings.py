@@ -12,7 +12,7 @@ import json
 import os
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
@@ -167,12 +167,22 @@ class Model(_Section):
         0.01, ge=0, le=0.18, description="least probability of every source at a slot"
     )
     rebuy_after_ms: int = Field(86_400_000, description="a bought item is not recommended for this long")
+    trusted_keys: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] = Field(
+        (),
+        description="Ed25519 public keys as `tailrace models keygen` prints them: a bundle serves only if one of "
+        "them has signed it; empty: unsigned bundles serve",
+    )
     session_tail: int = Field(
         200_000,
         ge=0,
         description="newest records of recs.sessions.v1 that a rank worker reads when it starts; "
         "0 leaves the session source out",
     )
+
+    @field_validator("trusted_keys", mode="before")
+    @classmethod
+    def _read_json(cls, value: Any) -> Any:
+        return json.loads(value) if isinstance(value, str) else value  # from a variable
 
 
 class Stack(_Section):

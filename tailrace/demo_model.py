@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from flink_jobs.settings import Settings
+from flink_jobs.settings import Model, Settings
 from tailrace.model_epochs import open_as_worker
 from udfs.model.manifest import MANIFEST
 from udfs.model.refusal import BundleRefused
@@ -72,7 +72,7 @@ def _is_of(path: Path, file_sha256: str, cut_ms: int) -> bool:
         learnt = json.loads((path / MANIFEST).read_bytes())["data"]
         if (learnt.get("file_sha256"), learnt.get("cut_ms")) != (file_sha256, cut_ms):
             return False
-        open_as_worker(path.parent, int(path.name))
+        open_as_worker(Model(root=path.parent), int(path.name))
     except (OSError, ValueError, KeyError, BundleRefused):
         return False
     return True

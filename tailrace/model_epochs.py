@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from flink_jobs.model_views import write_items, write_model_views
-from flink_jobs.settings import Settings
+from flink_jobs.settings import Model, Settings
 from schemas import topics
 from schemas.codec import Codec
 from schemas.records import Item, ModelPointer
@@ -52,10 +52,10 @@ class BundleOnDisk:
     data: dict[str, Any]
 
 
-def bundles_on_disk(root: Path) -> list[BundleOnDisk]:
-    """Open every bundle under `root` as a worker would, and tell what came of it, lowest epoch first."""
-    folders = [path for path in root.glob("*") if path.is_dir() and path.name.isdigit()]
-    return [_look_at(path) for path in sorted(folders, key=lambda path: int(path.name))]
+def bundles_on_disk(model: Model) -> list[BundleOnDisk]:
+    """Open every bundle under `model.root` as a worker would, and tell what came of it, lowest epoch first."""
+    folders = [path for path in model.root.glob("*") if path.is_dir() and path.name.isdigit()]
+    return [_look_at(model, path) for path in sorted(folders, key=lambda path: int(path.name))]
 
 
 def open_bundle(settings: Settings, epoch: int) -> Bundle:
@@ -76,32 +76,32 @@ def open_bundle(settings: Settings, epoch: int) -> Bundle:
             "tailrace models ls; tailrace train",
         )
     try:
-        return open_as_worker(settings.model.root, epoch)
+        return open_as_worker(settings.model, epoch)
     except BundleRefused as refused:
         raise UserError(
             "TR-351",
             f"epoch {epoch}: refused: {refused}",
-            "the folder is not what training wrote, or this release computes other features",
-            "tailrace train, which writes the next epoch",
+            "not what training wrote, other features than this release computes, or not signed by a trusted key",
+            "tailrace train, which writes the next epoch; tailrace models sign, if the reason is its signature",
         ) from refused
 
 
-def open_as_worker(root: Path, epoch: int) -> Bundle:
+def open_as_worker(model: Model, epoch: int) -> Bundle:
     """Open a bundle with every check that a worker makes; `BundleRefused` says why not."""
     # Kernels and ONNX Runtime: a second that other commands need not wait.
     from flink_jobs.model_store import open_epoch
 
-    return open_epoch(root, epoch)
+    return open_epoch(model, epoch)
 
 
-def _look_at(path: Path) -> BundleOnDisk:
+def _look_at(model: Model, path: Path) -> BundleOnDisk:
     version, created_ms, items, metrics, data = "", 0, 0, {}, {}
     refusal: str | None = None
     try:
         tree = json.loads((path / MANIFEST).read_bytes())
         version, created_ms, items = tree["model_version"], tree["created_ms"], tree["items"]
         metrics, data = tree["metrics"], tree["data"]
-        open_as_worker(path.parent, int(path.name))
+        open_as_worker(model, int(path.name))
     except BundleRefused as refused:
         refusal = str(refused)
     except (OSError, ValueError, KeyError, TypeError) as error:

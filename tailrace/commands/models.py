@@ -1,10 +1,11 @@
-"""`tailrace models ls|publish|activate|rollback`, and `tailrace republish`."""
+"""`tailrace models ls|keygen|sign|publish|activate|rollback`, and `tailrace republish`."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,13 +15,18 @@ from rich.table import Table
 
 from flink_jobs.settings import Settings, load
 from schemas.redis_keys import MODEL_CURRENT
-from tailrace import model_epochs, model_switch
+from tailrace import bundle_keys, model_epochs, model_switch
 from tailrace.commands.options import Config, Json
 from tailrace.connections import store
 from tailrace.errors import UserError
 from tailrace.model_switch import Activated
 
 Epoch = Annotated[int, typer.Argument(min=1, help="Number of the folder under model.root.")]
+KeyFile = Annotated[Path, typer.Argument(help="Where to write the private key; it must not exist.")]
+SigningKey = Annotated[
+    Path,
+    typer.Option("--key", envvar="TAILRACE_SIGNING_KEY", exists=True, dir_okay=False, help="Private key."),
+]
 Wait = Annotated[
     bool,
     typer.Option("--wait/--no-wait", help="For every rank worker to load it before the switch."),
@@ -35,7 +41,7 @@ def register(app: typer.Typer) -> None:
         no_args_is_help=True,
         help="Model bundles: which there are, which serves, switching and going back.",
     )
-    for command in (ls, publish, activate, rollback):
+    for command in (ls, keygen, sign, publish, activate, rollback):
         group.command()(command)
     app.add_typer(group)
     app.command()(republish)
@@ -44,7 +50,7 @@ def register(app: typer.Typer) -> None:
 def ls(config: Config = None, as_json: Json = False) -> None:
     """List the bundles under model.root: checked as a worker checks them, and which one serves."""
     settings = load(config)
-    bundles = model_epochs.bundles_on_disk(settings.model.root)
+    bundles = model_epochs.bundles_on_disk(settings.model)
     active = _active(settings)
     if as_json:
         rows = [
@@ -79,6 +85,34 @@ def ls(config: Config = None, as_json: Json = False) -> None:
             console.print(f"epoch {bundle.epoch} is refused: {bundle.refusal}", markup=False, soft_wrap=True)
     if active is None:
         console.print("none serves; `tailrace models activate EPOCH`")
+
+
+def keygen(file: KeyFile, as_json: Json = False) -> None:
+    """Write a new private key, readable by you alone, and print the public key for `model.trusted_keys`.
+
+    Whoever has the file can put a model in front of your customers. Keep it where you train, not where you serve.
+    """
+    public = bundle_keys.write_new_key(file)
+    if as_json:
+        typer.echo(json.dumps({"private_key": str(file), "public_key": public}))
+        return
+    console = Console(highlight=False)
+    console.print(f"private key: {file}", markup=False, soft_wrap=True)
+    console.print(
+        f'public key, for the settings of every worker:\n\n[model]\ntrusted_keys = ["{public}"]', markup=False
+    )
+
+
+def sign(epoch: Epoch, key: SigningKey, config: Config = None, as_json: Json = False) -> None:
+    """Sign a bundle: its manifest, which names every other file by its hash."""
+    settings = load(config)
+    public = bundle_keys.sign_bundle(settings.model.root / str(epoch), key)
+    trusted = public in settings.model.trusted_keys
+    if as_json:
+        typer.echo(json.dumps({"epoch": epoch, "public_key": public, "trusted_here": trusted}))
+        return
+    note = "" if trusted or not settings.model.trusted_keys else "; model.trusted_keys does not name that key"
+    typer.echo(f"epoch {epoch}: signed by {public}{note}")
 
 
 def publish(epoch: Epoch, config: Config = None, as_json: Json = False) -> None:

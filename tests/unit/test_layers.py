@@ -31,7 +31,7 @@ PURE = {
         "math", "re", "struct", "typing", "xxhash",
     },
     "udfs": {
-        "__future__", "bisect", "collections", "dataclasses", "enum", "faiss", "functools", "hashlib",
+        "__future__", "bisect", "collections", "cryptography", "dataclasses", "enum", "faiss", "functools", "hashlib",
         "heapq", "itertools", "json", "math", "numba", "numpy", "onnxruntime", "operator", "re", "struct",
         "typing", "xxhash",
     },

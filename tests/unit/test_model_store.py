@@ -23,7 +23,7 @@ def test_a_bundle_of_another_epoch_than_its_folder_is_refused_and_the_old_one_se
     assert refusal is not None
     assert f"{tmp_path}/8: wanted epoch 8" in refusal and "got 9" in refusal and f"{tmp_path}/9" in refusal
     assert store.held() == [7] and store.newest_held() is serving
-    shown = bundles_on_disk(tmp_path)
+    shown = bundles_on_disk(Model(root=tmp_path))
     assert [(bundle.epoch, bundle.refusal) for bundle in shown] == [(7, None), (8, refusal)]
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from udfs.model.manifest import (
     parse_manifest,
 )
 from udfs.model.refusal import REASONS, BundleRefused
+from udfs.model.signature import SIGNATURE, SIGNATURE_BYTES, check_signature
 from udfs.ranking.features import FEATURE_LIST_HASH, FEATURE_NAMES, N_FEATURES
 from udfs.ranking.inverted_lists import InvertedLists
 from udfs.ranking.item_index import ItemIndex
@@ -94,6 +95,7 @@ class Bundle:
         path: Path | str,
         expected_sha256: str | None = None,
         *,
+        trusted_keys: Sequence[str] = (),
         limits: BundleLimits | None = None,
         clock: Callable[[], float] | None = None,
         providers: tuple[str, ...] = PROVIDERS,
@@ -106,6 +108,8 @@ class Bundle:
             The folder ``<root>/<epoch>``.
         expected_sha256
             The manifest's hash that the pointer named; None takes any, which only offline work should.
+        trusted_keys
+            Public keys, as hexadecimal digits: one of them must have signed the manifest. None: anything goes.
         limits
             What is too large or too slow.
         clock
@@ -126,6 +130,7 @@ class Bundle:
             raise BundleRefused(
                 "hash", f"{folder / MANIFEST}: wanted SHA-256 {expected_sha256}, got {sha256}"
             )
+        check_signature(trusted_keys, text, _read_signature(folder / SIGNATURE))
         manifest = parse_manifest(text)
         _check_features(manifest)
         _check_files(folder, manifest, limits)
@@ -170,7 +175,7 @@ def _check_files(folder: Path, manifest: Manifest, limits: BundleLimits) -> None
         raise BundleRefused("extra_file", f"{MANIFEST} names unknown files: {sorted(named - KNOWN_FILES)}")
     if REQUIRED_FILES - named or named & LIST_FILES not in (frozenset(), LIST_FILES):
         raise BundleRefused("missing_file", f"{MANIFEST} does not name: {sorted(KNOWN_FILES - named)}")
-    found = {entry.name for entry in folder.iterdir()} - {MANIFEST}
+    found = {entry.name for entry in folder.iterdir()} - {MANIFEST, SIGNATURE}
     if found - named:
         raise BundleRefused("extra_file", f"{folder}: not in the manifest: {sorted(found - named)}")
     if named - found:
@@ -214,6 +219,10 @@ def _read(path: Path, limit_bytes: int) -> bytes:
     if len(text) > limit_bytes:
         raise BundleRefused("too_large", f"{path}: more than {limit_bytes} bytes")
     return text
+
+
+def _read_signature(path: Path) -> bytes | None:
+    return _read(path, SIGNATURE_BYTES) if path.exists() else None
 
 
 def _load(path: Path, name: str) -> NDArray[Any]:

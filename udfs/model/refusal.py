@@ -6,6 +6,7 @@ REASONS = (
     "missing_file",
     "extra_file",
     "hash",  # a file, or the manifest itself, is not what was signed
+    "signature",  # none, or by a key that is not trusted here
     "too_large",
     "features",  # another feature list than this code computes
     "operators",  # an ONNX operator, function or part outside the allow-list
