@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, NamedTuple
 
@@ -11,6 +12,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, Resourc
 from schemas.topics import TOPICS, partition_count, topic_config
 
 TIMEOUT_S: Final = 20.0
+KNOWN_WITHIN_S: Final = 5.0
 
 
 class TopicReport(NamedTuple):
@@ -130,22 +132,38 @@ def _compare(
     """Where existing topics differ from what is wanted."""
     if not names:
         return {}
-    described = admin.describe_configs([ConfigResource(ResourceType.TOPIC, name) for name in names])
+    described = _describe(admin, names, timeout_s)
     topics = admin.list_topics(timeout=timeout_s).topics
     differences: dict[str, dict[str, tuple[str, str]]] = {}
-    for resource, future in described.items():
-        found = {name: entry.value for name, entry in future.result(timeout_s).items()}
-        wanted = settings[resource.name]
+    for topic, found in described.items():
+        wanted = settings[topic]
         differs = {
             key: (value, str(found.get(key)))
             for key, value in wanted.items()
             if _normal(found.get(key)) != _normal(value)
         }
-        partitions = len(topics[resource.name].partitions)
-        if partitions != counts[resource.name]:
-            differs["partitions"] = (str(counts[resource.name]), str(partitions))
-        differences[resource.name] = differs
+        partitions = len(topics[topic].partitions)
+        if partitions != counts[topic]:
+            differs["partitions"] = (str(counts[topic]), str(partitions))
+        differences[topic] = differs
     return differences
+
+
+def _describe(admin: Any, names: list[str], timeout_s: float) -> dict[str, dict[str, str | None]]:
+    """Settings of existing topics; one that was made a moment ago may still be unknown to a broker."""
+    deadline_s = time.monotonic() + KNOWN_WITHIN_S
+    while True:
+        described = admin.describe_configs([ConfigResource(ResourceType.TOPIC, name) for name in names])
+        try:
+            return {
+                resource.name: {name: entry.value for name, entry in future.result(timeout_s).items()}
+                for resource, future in described.items()
+            }
+        except KafkaException as error:
+            unknown = error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART
+            if not unknown or time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.1)
 
 
 def _normal(value: str | None) -> str:
