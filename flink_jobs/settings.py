@@ -185,6 +185,14 @@ class Model(_Section):
         return json.loads(value) if isinstance(value, str) else value  # from a variable
 
 
+class Lake(_Section):
+    """Where `tailrace lake run` keeps the topics' records."""
+
+    root: Path = Field(Path(".tailrace/lake"), description="Parquet files by topic and day")
+    rows_a_file: int = Field(200_000, ge=1, description="a partition is written when so many records wait")
+    flush_s: float = Field(60.0, gt=0, description="or after so long")
+
+
 class Stack(_Section):
     """The local stack of `tailrace up`."""
 
@@ -216,6 +224,7 @@ class Settings(_Section):
     federate: Federate = Federate()
     feedback: Feedback = Feedback()
     model: Model = Model()
+    lake: Lake = Lake()
     stack: Stack = Stack()
 
     @model_validator(mode="after")

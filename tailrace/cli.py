@@ -16,6 +16,7 @@ from tailrace.commands import (
     doctor,
     eval,
     fed,
+    lake,
     models,
     recs,
     replay,
@@ -50,6 +51,7 @@ COMMANDS = (
     eval,
     ab,
     fed,
+    lake,
     bench,
 )
 for commands in COMMANDS:

@@ -1,4 +1,4 @@
-"""Files of events: which source can read a file, its events in time order, its catalogue.
+"""Files of events, or the lake's folder: which source can read a file, its events in time order, its catalogue.
 
 Examples
 --------
@@ -17,7 +17,7 @@ from typing import IO
 
 import pyarrow.parquet as pq
 
-from model_export.sources import complete_journey, native, online_retail, rees46
+from model_export.sources import complete_journey, lake, native, online_retail, rees46
 from model_export.sources.event_log import EventLog, SourceError
 from schemas.records import Item
 
@@ -35,8 +35,12 @@ def detect(path: Path | str) -> ModuleType:
         When there is no such file or no source has its columns; the text lists what each wants.
     """
     path = Path(path)
+    if lake.is_lake(path):
+        return lake
     if not path.is_file():
-        raise SourceError(f"{path}: there is no such file; give a .parquet, .csv or .jsonl file of events")
+        raise SourceError(
+            f"{path}: there is no such file; give a .parquet, .csv or .jsonl file of events, or the folder of a lake"
+        )
     name = path.name.removesuffix(".gz")
     try:
         if name.endswith(".jsonl"):

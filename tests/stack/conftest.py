@@ -139,6 +139,19 @@ def _shop(stack: SharedStack, bundles: dict[int, Bundle]) -> RunningShop:
     return RunningShop(stack.deployment("shop"), bundles, stack.use)
 
 
+@pytest.fixture(scope="session")
+def _session_shop(stack: SharedStack, bundles: dict[int, Bundle]) -> RunningShop:
+    deployment = stack.deployment("sessions", kafka={"partitions": 1}, model={"session_tail": 100_000})
+    return RunningShop(deployment, bundles, stack.use)
+
+
+@pytest.fixture
+def session_shop(_session_shop: RunningShop) -> RunningShop:
+    """A shop whose workers follow everybody's sessions, in topics of one partition."""
+    _session_shop.ready()
+    return _session_shop
+
+
 @pytest.fixture
 def shop(_shop: RunningShop) -> RunningShop:
     """A shop whose job runs with epoch 1, in step with its plain run."""

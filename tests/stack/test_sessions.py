@@ -7,10 +7,8 @@ import pytest
 
 from flink_jobs.list_entry import marks_text
 from schemas.ids import item_hash, user_key
-from tests.stack.conftest import SharedStack
 from tests.stack.deployment import Deployment, until
 from tests.stack.running_shop import SESSIONS, RunningShop
-from udfs.model.bundle import Bundle
 from udfs.ranking.live_sessions import LiveSessions, session_key
 from udfs.ranking.rank import RankSettings
 
@@ -39,12 +37,8 @@ def republish_until_learnt(shop: RunningShop, mark: int) -> None:
     until(learnt, 60, f"lists made with session mark {mark}")
 
 
-def test_lists_are_those_of_a_plain_run_that_knows_the_same_sessions(
-    stack: SharedStack, bundles: dict[int, Bundle]
-) -> None:
-    deployment = stack.deployment("sessions", kafka={"partitions": 1}, model={"session_tail": 100_000})
-    shop = RunningShop(deployment, bundles, stack.use)
-    shop.ready()
+def test_lists_are_those_of_a_plain_run_that_knows_the_same_sessions(session_shop: RunningShop) -> None:
+    shop, deployment = session_shop, session_shop.deployment
     deployment.produce(shop.next_traffic(EVENTS))
     shop.catch_up()
     shop.check_deltas()
