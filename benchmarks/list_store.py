@@ -1,4 +1,4 @@
-"""What storing a user's list costs, in this process and in the store.
+"""What storing a list costs, in this process and in the store: encoding and one call a batch, as a rank worker does.
 
 Run `python -m benchmarks.list_store --url redis://127.0.0.1:26379/0 [--json]`. It empties no key but its own
 users' (`bench-...`), which it deletes.
@@ -8,51 +8,38 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
+import tempfile
 import time
-from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
 import redis
 
-from flink_jobs.list_store import ListEntry, ListStore, connect
-from schemas.records import ServedItem, ServedList
+from benchmarks import synthetic_shop
+from flink_jobs.list_columns import BundleTexts, encode_entries
+from flink_jobs.list_entry import KEPT
+from flink_jobs.list_store import ListStore, connect
 from schemas.redis_keys import format_version, user_keys
+from udfs.model.bundle import Bundle
+from udfs.ranking.catalogue import CatalogueView
+from udfs.ranking.rank import RankSettings, rank_columns
 
-SOURCES = ("ranker", "ranker", "ranker", "embedding", "neighbours", "repeat", "popular")
-
-
-def make_batch(users: Sequence[str], offset: int, rng: random.Random) -> list[ListEntry]:
-    """Lists as the recommend job makes them: 10 items, 20 session items, 12 features."""
-    batch = []
-    for user in users:
-        scores = sorted((round(rng.random(), 6) for _ in range(10)), reverse=True)
-        items = [
-            ServedItem(
-                f"item-{rng.randrange(100_000)}-{slot}", score, rng.choice(SOURCES), round(rng.random(), 4)
-            )
-            for slot, score in enumerate(scores)
-        ]
-        served = ServedList(
-            f"{rng.getrandbits(64):016x}", "default", user, format_version(0, offset, 0),
-            1_763_700_000_000, 0, 3, "2026-11-21a", "control", 17, items, b"x" * 600,
-        )  # fmt: skip
-        session = [f"item-{rng.randrange(100_000)}" for _ in range(20)]
-        batch.append(ListEntry(served, session, {f"feature_{n}": round(rng.random(), 5) for n in range(12)}))
-    return batch
+ITEMS, DIMENSION = 4_000, 32
 
 
-def measure(url: str, users: int, batch_size: int, rounds: int) -> dict[str, float]:
-    """CPU-µs a user on both sides, of the best round each, and bytes a user in the store."""
+def measure(url: str, bundle: Bundle, users: int, batch_size: int, rounds: int) -> dict[str, float]:
+    """CPU-us a user on both sides, of the best round each, and bytes a user in the store."""
     client = connect(url)
     store = ListStore(client, ttl_s=3_600, retry_limit_s=5)
     store.load_function()
-    rng = random.Random(1)
-    names = [f"bench-{number}" for number in range(users)]
+    texts, view = BundleTexts.of(bundle), CatalogueView(bundle)
+    made = synthetic_shop.snapshots(bundle.items, users, np.random.default_rng(1))
+    made = [one._replace(key=f"default/bench-{n}", user_id=f"bench-{n}") for n, one in enumerate(made)]
     best = [float("inf")] * 3
     for offset in range(rounds):
-        rng.shuffle(names)
+        newer = [one._replace(version=format_version(0, offset, 0)) for one in made]
         batches = [
-            make_batch(names[start : start + batch_size], offset, rng)
+            rank_columns(bundle, newer[start : start + batch_size], view, RankSettings())
             for start in range(0, users, batch_size)
         ]
         before_there_s, before_here_s, before_s = (
@@ -61,13 +48,15 @@ def measure(url: str, users: int, batch_size: int, rounds: int) -> dict[str, flo
             time.perf_counter(),
         )
         for batch in batches:
-            assert all(outcome.state == "kept" for outcome in store.put(batch))
+            replies = store.put_encoded(encode_entries(batch, texts, "default", 0, hash_tags=True))
+            assert all(reply == KEPT for reply in replies)
         costs = (
             time.process_time() - before_here_s,
             _server_cpu_s(client) - before_there_s,
             time.perf_counter() - before_s,
         )
         best = [min(least, cost / users * 1e6) for least, cost in zip(best, costs, strict=True)]
+    names = [one.user_id for one in made]
     held = sum(client.memory_usage(key) or 0 for name in names[:100] for key in user_keys("default", name))
     for name in names:
         client.delete(*user_keys("default", name))
@@ -94,10 +83,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    for batch_size in (1, 50, 400):
-        rounds = 2 if batch_size == 1 else arguments.rounds
-        figures = measure(arguments.url, arguments.users, batch_size, rounds)
-        print(json.dumps(figures) if arguments.json else "  ".join(f"{k} {v}" for k, v in figures.items()))
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = synthetic_shop.write(Path(folder) / "1", ITEMS, DIMENSION)
+        for batch_size in (1, 50, 400):
+            rounds = 2 if batch_size == 1 else arguments.rounds
+            figures = measure(arguments.url, bundle, arguments.users, batch_size, rounds)
+            print(
+                json.dumps(figures) if arguments.json else "  ".join(f"{k} {v}" for k, v in figures.items())
+            )
 
 
 if __name__ == "__main__":
