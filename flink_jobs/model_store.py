@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import time
 from collections import OrderedDict
-from pathlib import Path
 from typing import NamedTuple
 
 from flink_jobs.list_columns import BundleTexts
