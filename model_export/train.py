@@ -9,6 +9,7 @@ shipped bundle is measured on it once, by the protocol of the published figures.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import time
@@ -37,14 +38,16 @@ from schemas.records import Item
 from udfs.model.bundle import Bundle
 from udfs.model.bundle_writer import write_bundle
 from udfs.model.items import ItemArrays
+from udfs.model.manifest import ModelSettings
 from udfs.ranking.features import FEATURE_NAMES
-from udfs.ranking.inverted_lists import InvertedLists, build_ivf
+from udfs.ranking.inverted_lists import InvertedLists, build_ivf, measure_recall
 from udfs.ranking.item_index import EXACT_UP_TO_ITEMS, ItemIndex
 
 ITEM_PHASES = ("items at T1", "items at T2", "items at the cut")
 PHASES = ("read", *ITEM_PHASES, "replay", "candidates", "measure", "ranker", "export", "after the cut")
 CANARY_ROWS = 256
 LEAST_GROUPS = 20
+LEAST_RECALL = 0.95  # of the true best items by inner product, where inverted lists are searched
 Tell = Callable[[str, float], None]
 """Called with a phase of `PHASES` and the share of it that is done, in [0, 1]."""
 Judge = Callable[[EventLog, int, CandidateSet, npt.NDArray[np.float32], Bundle], None]
@@ -143,6 +146,9 @@ def train(
         metrics["onnx"] = {"max_difference": export.max_difference, "rows": export.rows}
         canary = _canary(both.features, work.rng(21))
         version = _version(until, halves[-1], export)
+        lists, served, found_share = _inverted_lists(halves[-1], settings.served())
+        if found_share is not None:
+            metrics["nearest_items"] = {"nprobe": served.nprobe, "recall": round(found_share, 4)}
         description = _describe(log, Path(data), edges, seed, settings)
         sha256 = write_bundle(
             target,
@@ -153,11 +159,11 @@ def train(
             epoch=epoch,
             model_version=version,
             created_ms=cut_ms if created_ms is None else created_ms,
-            settings=settings.served(),
+            settings=served,
             data=description,
             metrics=metrics,
             canary={"rows": len(canary), "chosen": "at random among the rows of the examples"},
-            ivf=_inverted_lists(halves[-1]),
+            ivf=lists,
         )
         bundle = Bundle.open(target, sha256)
     if later:
@@ -272,9 +278,18 @@ def _edges(settings: TrainSettings, log: EventLog, cut_ms: int) -> list[int]:
     return [end_ms - 2 * stretch_ms, end_ms - stretch_ms, cut_ms]
 
 
-def _inverted_lists(items: ItemArrays) -> InvertedLists | None:
-    """Return the cells of a catalogue that is too large to score whole."""
-    return build_ivf(items.factors)[0] if len(items.item_ids) > EXACT_UP_TO_ITEMS else None
+def _inverted_lists(
+    items: ItemArrays, settings: ModelSettings
+) -> tuple[InvertedLists | None, ModelSettings, float | None]:
+    """Return the cells of a catalogue that is too large to score whole, how many to search, and what that finds."""
+    if len(items.item_ids) <= EXACT_UP_TO_ITEMS:
+        return None, settings, None
+    lists, recall = build_ivf(items.factors, nprobe=settings.nprobe)
+    nprobe = settings.nprobe
+    while recall < LEAST_RECALL and nprobe < len(lists.centroids):
+        nprobe = min(2 * nprobe, len(lists.centroids))
+        recall = measure_recall(items.factors, lists, nprobe, seed=0)
+    return lists, dataclasses.replace(settings, nprobe=nprobe), recall
 
 
 def _canary(features: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.float32]:

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from bundles import toy_items
 from typer.testing import CliRunner
 
-from model_export import train as train_module
 from model_export.als import AlsSettings
 from model_export.item_side import ItemSideSettings
 from model_export.moments import MomentSettings
 from model_export.ranker import RankerSettings
-from model_export.train import PHASES, TrainingError, train
+from model_export.train import LEAST_RECALL, PHASES, TrainingError, _inverted_lists, train
 from model_export.train_settings import TrainReport, TrainSettings
 from tailrace.cli import app
 from udfs.model.bundle import Bundle, BundleRefused
+from udfs.model.manifest import ModelSettings
 from udfs.ranking.catalogue import CatalogueView
+from udfs.ranking.inverted_lists import measure_recall
+from udfs.ranking.item_index import EXACT_UP_TO_ITEMS
 from udfs.ranking.rank import RankSettings, rank_batch
 from udfs.ranking.snapshot import Snapshot
 
@@ -131,16 +134,6 @@ def test_every_phase_is_told_and_timed(report: TrainReport, told: list[tuple[str
     assert sum(cpu for _, cpu in report.phases.values()) <= report.cpu_s
 
 
-def test_a_large_catalogue_gets_inverted_lists(report: TrainReport, monkeypatch: pytest.MonkeyPatch) -> None:
-    bundle = Bundle.open(report.path)
-    items = SimpleNamespace(item_ids=bundle.items.item_ids, factors=bundle.items.columns.factors)
-    assert train_module._inverted_lists(items) is None  # type: ignore[arg-type]
-    monkeypatch.setattr(train_module, "EXACT_UP_TO_ITEMS", 100)
-    lists = train_module._inverted_lists(items)  # type: ignore[arg-type]
-    assert lists is not None
-    assert sorted(lists.rows.tolist()) == list(range(len(items.item_ids)))
-
-
 def test_an_epoch_is_written_once(report: TrainReport, data: Path) -> None:
     with pytest.raises(FileExistsError, match="written once"):
         train(SETTINGS, data, UNTIL, 3, root=report.path.parent)
@@ -161,3 +154,22 @@ def test_the_command_refuses_a_file_that_is_no_event_file(tmp_path: Path) -> Non
     arguments = ["train", "--data", str(path), "--until", UNTIL, "--epoch", "1", "--config", str(config)]
     result = CliRunner().invoke(app, arguments)
     assert "TR-501" in str(result.exception)
+
+
+def test_a_large_catalogue_is_searched_as_far_as_most_of_the_best_items_are_found() -> None:
+    rng = np.random.default_rng(0)
+    n = EXACT_UP_TO_ITEMS + 500
+    tastes = rng.normal(size=(60, 16))
+    factors = (tastes[rng.integers(0, 60, n)] + 0.7 * rng.normal(size=(n, 16))).astype(np.float32)
+    items = dataclasses.replace(toy_items(n), factors=factors)
+    few = ModelSettings(nprobe=1)
+    lists, served, recall = _inverted_lists(items, few)
+    assert lists is not None and recall is not None
+    assert recall >= LEAST_RECALL and served.nprobe > 1
+    assert measure_recall(items.factors, lists, served.nprobe // 2, seed=0) < LEAST_RECALL
+    assert dataclasses.replace(served, nprobe=1) == few
+    assert sorted(lists.rows.tolist()) == list(range(n))
+
+
+def test_a_small_catalogue_is_scored_whole() -> None:
+    assert _inverted_lists(toy_items(100), ModelSettings()) == (None, ModelSettings(), None)
