@@ -1,17 +1,19 @@
-"""Prints what Flink makes of the federate job: run by its test in a process of its own, because it starts a JVM."""
+"""Prints what Flink makes of a job: run by tests in a process of its own, because it starts a JVM.
+
+Arguments: the job's module in `flink_jobs`, and its section of the settings as JSON.
+"""
 
 import json
 import sys
+from importlib import import_module
 
 from pyflink.java_gateway import get_gateway
 
-from flink_jobs import federate
-from flink_jobs.federate_store import JOB
 from flink_jobs.operator_ids import set_operator_ids
 from flink_jobs.settings import load
 
-settings = load(environment={}, federate=json.loads(sys.argv[1]))
-env = federate.build(settings)
+job, section = sys.argv[1], json.loads(sys.argv[2])
+env = import_module(f"flink_jobs.{job}").build(load(environment={}, **{job: section}))
 loader = get_gateway().jvm.java.lang.Thread.currentThread().getContextClassLoader()
 nodes = env._j_stream_execution_environment.getStreamGraph(False).getStreamNodes().toArray()
 print(
@@ -23,7 +25,7 @@ print(
                 for node in nodes
                 if node.getOperatorFactory() is not None
             ),
-            "ids": set_operator_ids(env, JOB),
+            "ids": set_operator_ids(env, job),
         }
     )
 )
