@@ -1,6 +1,6 @@
-"""Prints what Flink makes of a job: run by tests in a process of its own, because it starts a JVM.
+"""Prints what Flink makes of jobs: run by tests in a process of its own, because it starts a JVM.
 
-Arguments: the job's module in `flink_jobs`, and its section of the settings as JSON.
+Argument: JSON of the jobs' modules in `flink_jobs` to their sections of the settings.
 """
 
 import json
@@ -12,20 +12,21 @@ from pyflink.java_gateway import get_gateway
 from flink_jobs.operator_ids import set_operator_ids
 from flink_jobs.settings import load
 
-job, section = sys.argv[1], json.loads(sys.argv[2])
-env = import_module(f"flink_jobs.{job}").build(load(environment={}, **{job: section}))
-loader = get_gateway().jvm.java.lang.Thread.currentThread().getContextClassLoader()
-nodes = env._j_stream_execution_environment.getStreamGraph(False).getStreamNodes().toArray()
-print(
-    json.dumps(
-        {
-            "operators": [node["type"] for node in json.loads(env.get_execution_plan())["nodes"]],
-            "classes": sorted(
-                node.getOperatorFactory().getStreamOperatorClass(loader).getSimpleName()
-                for node in nodes
-                if node.getOperatorFactory() is not None
-            ),
-            "ids": set_operator_ids(env, job),
-        }
-    )
-)
+
+def plan(job, section):
+    """Give operators by name of their transformation, their classes, and the ids that the job sets."""
+    env = import_module(f"flink_jobs.{job}").build(load(environment={}, **{job: section}))
+    loader = get_gateway().jvm.java.lang.Thread.currentThread().getContextClassLoader()
+    nodes = env._j_stream_execution_environment.getStreamGraph(False).getStreamNodes().toArray()
+    return {
+        "operators": [node["type"] for node in json.loads(env.get_execution_plan())["nodes"]],
+        "classes": sorted(
+            node.getOperatorFactory().getStreamOperatorClass(loader).getSimpleName()
+            for node in nodes
+            if node.getOperatorFactory() is not None
+        ),
+        "ids": set_operator_ids(env, job),
+    }
+
+
+print(json.dumps({job: plan(job, section) for job, section in json.loads(sys.argv[1]).items()}))

@@ -45,27 +45,29 @@ JOBS = (
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
+def plans(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """Job to what Flink makes of it."""
     settings = load(environment={}, stack={"home": str(tmp_path_factory.mktemp("flink"))})
     flink_services(settings, find_java())
-    _, made = flink_command_environment(settings)
-    return made
-
-
-@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
-def test_its_steps_are_keyed_in_the_jvm_run_in_thread_mode_and_have_the_committed_ids(
-    job: Job, environment: Mapping[str, str]
-) -> None:
+    _, environment = flink_command_environment(settings)
     script = Path(__file__).with_name("print_job_plan.py")
     done = subprocess.run(
-        [sys.executable, str(script), job.name, json.dumps(job.section)],
-        env=dict(environment),
+        [sys.executable, str(script), json.dumps({job.name: job.section for job in JOBS})],
+        env=environment,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    made: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    made: dict[str, dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    return made
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
+def test_its_steps_are_keyed_in_the_jvm_run_in_thread_mode_and_have_the_committed_ids(
+    job: Job, plans: dict[str, dict[str, Any]]
+) -> None:
+    made = plans[job.name]
     assert not [name for name in made["operators"] if "key_by" in name.lower() or "addkey" in name.lower()]
     python = [name for name in made["classes"] if "Python" in name]
     assert python == ["EmbeddedPythonKeyedProcessOperator"] * job.keyed_steps
