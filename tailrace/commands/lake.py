@@ -13,7 +13,7 @@ from rich.table import Table
 
 from flink_jobs.settings import Settings, load
 from schemas.ids import user_key
-from schemas.topics import EDGE_UPDATES, TOPICS
+from schemas.topics import CONTROL, EDGE_UPDATES, TOPICS
 from tailrace.commands.options import Config, Json
 from tailrace.errors import ExitCode, UserError
 
@@ -171,7 +171,7 @@ def erase(
     from model_export.lake.files import topics_in
 
     root, key = load(config).lake.root, user_key(tenant, user).encode()
-    erased = {topic: erase_key(root, topic, key) for topic in topics_in(root) if topic != "recs.control.v1"}
+    erased = {topic: erase_key(root, topic, key) for topic in topics_in(root) if topic != CONTROL.name}
     if as_json:
         typer.echo(json.dumps({"user": user, "tenant": tenant, "erased": erased}))
         return
