@@ -21,7 +21,7 @@ from schemas.refusal import Refused
 from schemas.topics import SESSIONS
 from udfs.ranking.live_sessions import LiveSessions, session_key
 
-PER_BATCH = 5_000
+PER_BATCH = 1_000  # some milliseconds: a checkpoint commits ten seconds of records at once
 FIRST_READ_S = 60.0
 REQUEST_S = 10.0
 
