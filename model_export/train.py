@@ -35,10 +35,12 @@ from model_export.session_replay import SessionClicks
 from model_export.sources.event_log import EventLog, midnight_ms
 from model_export.train_settings import TrainReport, TrainSettings
 from schemas.records import Item
+from udfs.federate.pair_table import PairTable
 from udfs.model.bundle import Bundle
 from udfs.model.bundle_writer import write_bundle
 from udfs.model.items import ItemArrays
 from udfs.model.manifest import ModelSettings
+from udfs.ranking.device_table import DeviceTable, device_table
 from udfs.ranking.features import FEATURE_NAMES
 from udfs.ranking.inverted_lists import InvertedLists, build_ivf, measure_recall
 from udfs.ranking.item_index import EXACT_UP_TO_ITEMS, ItemIndex
@@ -69,6 +71,7 @@ def train(
     created_ms: int | None = None,
     tell: Tell | None = None,
     judge: Judge | None = None,
+    federated: PairTable | None = None,
 ) -> TrainReport:
     """Train a bundle and write it to ``<root>/<epoch>``.
 
@@ -94,6 +97,9 @@ def train(
         Called as work goes on.
     judge
         Called once if the file goes on behind the cut: for measures that the report does not have.
+    federated
+        What devices have learnt: a source of its own, in every stage of the training. The measures before the cut are
+        clean only if its newest contribution lies before T1; the manifest says whether it does.
 
     Raises
     ------
@@ -105,7 +111,7 @@ def train(
     target = root / str(epoch)
     if target.exists():
         raise FileExistsError(f"{target} exists; an epoch is written once, take the next number")
-    work = _Training(settings, epoch, seed, tell)
+    work = _Training(settings if federated is None else settings.with_devices(), epoch, seed, tell, federated)
     with work.phase("read"):
         log = sources.read(data)
         cut_ms = midnight_ms(until)
@@ -146,10 +152,12 @@ def train(
         metrics["onnx"] = {"max_difference": export.max_difference, "rows": export.rows}
         canary = _canary(both.features, work.rng(21))
         version = _version(until, halves[-1], export)
-        lists, served, found_share = _inverted_lists(halves[-1], settings.served())
+        lists, served, found_share = _inverted_lists(halves[-1], work.settings.served())
         if found_share is not None:
             metrics["nearest_items"] = {"nprobe": served.nprobe, "recall": round(found_share, 4)}
-        description = _describe(log, Path(data), edges, seed, settings)
+        description = _describe(log, Path(data), edges, seed, work.settings)
+        if federated is not None:
+            description["federated"] = _describe_federated(federated, edges[0])
         sha256 = write_bundle(
             target,
             halves[-1],
@@ -164,6 +172,7 @@ def train(
             metrics=metrics,
             canary={"rows": len(canary), "chosen": "at random among the rows of the examples"},
             ivf=lists,
+            devices=work.devices(halves[-1]),
         )
         bundle = Bundle.open(target, sha256)
     if later:
@@ -171,7 +180,7 @@ def train(
             found = work.candidates(halves[-1], later, clicks)
             scores = bundle.ranker.score(found.features, found.finalists)
             after = evaluate_openings(log, cut_ms, found, scores)
-            after["served"] = evaluate_served(bundle, found, settings.rank)
+            after["served"] = evaluate_served(bundle, found, work.settings.rank)
             metrics = metrics | {"after_cut": after}
             if judge is not None:
                 judge(log, cut_ms, found, scores, bundle)
@@ -182,8 +191,11 @@ def train(
 class _Training:
     """The steps, with their clocks and their random numbers."""
 
-    def __init__(self, settings: TrainSettings, epoch: int, seed: int, tell: Tell | None) -> None:
+    def __init__(
+        self, settings: TrainSettings, epoch: int, seed: int, tell: Tell | None, federated: PairTable | None
+    ) -> None:
         self.settings = settings
+        self._federated = federated
         self.epoch = epoch
         self.seed = seed
         self.seconds: dict[str, tuple[float, float]] = {}
@@ -255,7 +267,10 @@ class _Training:
         )
 
     def index(self, items: ItemArrays) -> ItemIndex:
-        return ItemIndex.build(items, self.settings.served())
+        return ItemIndex.build(items, self.settings.served(), devices=self.devices(items))
+
+    def devices(self, items: ItemArrays) -> DeviceTable | None:
+        return None if self._federated is None else device_table(self._federated, items.item_ids)
 
     def ranker(self, examples: list[RankingExamples], number: int) -> xgboost.Booster:
         trees = self.settings.ranker.trees
@@ -276,6 +291,11 @@ def _edges(settings: TrainSettings, log: EventLog, cut_ms: int) -> list[int]:
     span_ms = end_ms - int(log.times_ms[0])
     stretch_ms = max(int(min(settings.stretch_days * DAY_MS, settings.stretch_share * span_ms)), 1)
     return [end_ms - 2 * stretch_ms, end_ms - stretch_ms, cut_ms]
+
+
+def _describe_federated(table: PairTable, before_ms: int) -> dict[str, Any]:
+    newest_ms = max(version["released_time"] for version in table.versions)
+    return table.privacy() | {"before_the_measures": newest_ms < before_ms}
 
 
 def _inverted_lists(

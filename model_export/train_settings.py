@@ -15,6 +15,10 @@ from udfs.model.manifest import ModelSettings
 from udfs.ranking.rank import RankSettings
 from udfs.user_logic import LogicSettings
 
+WEIGHT_DEVICES = 0.20
+SHARE_DEVICES = 0.10
+"""Weight in the blend and share of the candidates of what devices have learnt: those of the neighbours, or less."""
+
 
 def first_stage() -> ModelSettings:
     """Return the blend that kept most of what was taken among the 40 finalists of Online Retail.
@@ -61,6 +65,16 @@ class TrainSettings:
         return dataclasses.replace(
             self.model, fold_in_alpha=factors.alpha, fold_in_regularization=factors.regularization
         )
+
+    def with_devices(self) -> TrainSettings:
+        """Return the settings of a bundle with a table of devices: its share is taken from the embedding source."""
+        model = dataclasses.replace(
+            self.model,
+            weight_devices=WEIGHT_DEVICES,
+            share_devices=SHARE_DEVICES,
+            share_embedding=max(self.model.share_embedding - SHARE_DEVICES, 0.0),
+        )
+        return dataclasses.replace(self, model=model)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""

@@ -8,6 +8,7 @@ from schemas.records import EdgeModel
 from tailrace.connections import QUIET
 from tailrace.errors import ExitCode, UserError
 from tailrace.topic_scan import broker_unreachable
+from udfs.federate.pair_table import PairTable, table_of
 
 _ANSWER_S = 15.0
 
@@ -25,6 +26,35 @@ def published(settings: Settings) -> list[EdgeModel]:
             return list(feed.read(_ANSWER_S))
     except ConnectionError as error:
         raise broker_unreachable(kafka.bootstrap_servers, str(error)) from error
+
+
+def pair_table(settings: Settings, line: str, item_ids: list[str], version: int | None = None) -> PairTable:
+    """Make a table of the committed versions of a line of item pairs.
+
+    Parameters
+    ----------
+    item_ids
+        The line's items in the order that its devices have them.
+    version
+        The newest to take; None: of those that are there.
+
+    Raises
+    ------
+    UserError
+        TR-761 where the line has no such version, or other items.
+    """
+    records = [model for model in published(settings) if model.model_line == line]
+    newest = max((record.version for record in records), default=0)
+    try:
+        if version is not None and not 1 <= version <= newest:
+            raise ValueError(f"wanted version {version}, the newest is {newest}")
+        return table_of(
+            [record for record in records if version is None or record.version <= version], item_ids
+        )
+    except ValueError as error:
+        raise UserError(
+            "TR-761", f"line {line!r}: {error}", fix="tailrace fed status", exit_code=ExitCode.USAGE
+        ) from error
 
 
 def refuse_lost_ledgers(settings: Settings) -> None:

@@ -21,6 +21,7 @@ from udfs.model.bundle import Bundle
 from udfs.model.bundle_writer import write_bundle
 from udfs.model.items import ItemArrays
 from udfs.model.manifest import ModelSettings
+from udfs.ranking.device_table import DeviceTable
 from udfs.ranking.features import FEATURE_NAMES, N_FEATURES
 from udfs.ranking.inverted_lists import InvertedLists
 from udfs.ranking.live_sessions import LiveSessions
@@ -170,6 +171,7 @@ def make_bundle(
     canary_scores: NDArray[np.float32] | None = None,
     settings: ModelSettings | None = None,
     ivf: InvertedLists | None = None,
+    devices: DeviceTable | None = None,
 ) -> Bundle:
     """Write a bundle at `path` and open it."""
     trees = trees or toy_trees()
@@ -185,6 +187,7 @@ def make_bundle(
         created_ms=NOW_MS,
         settings=settings,
         ivf=ivf,
+        devices=devices,
     )
     return Bundle.open(path, sha256)
 

@@ -18,19 +18,15 @@ from schemas.records import EdgeModel
 from schemas.refusal import Refused
 from udfs.federate.audit import PlainRun, device_update
 from udfs.federate.line_settings import LineSettings
+from udfs.federate.pair_table import Matrix, item_weights, pair_matrix, pair_vectors
 from udfs.federate.release import Seed
 from udfs.privacy.gaussian import mu_of
 from udfs.privacy.terms import Mode
 
-Matrix = npt.NDArray[np.float64]
 PAIRED_ITEMS: Final = 300
 """So many items have pairs; more have too little signal each. Chosen, with what follows, before the test part."""
 POPULARITY_SHARE: Final = 0.1
 """Of mu squared; the pairs get the rest."""
-RIDGE: Final = 5.0
-"""Beside the noise's own: the more noise, the stronger the pull to nothing."""
-EDGE_CUT: Final = 0.5
-"""Of the largest eigenvalue that noise alone would have: taken off every eigenvalue."""
 LATE_SHARE: Final = 0.005
 """A cohort is full without the last few: the noise gate refuses one honest device in a thousand."""
 
@@ -77,14 +73,9 @@ def learn(weights: Matrix, mode: Mode, epsilon: float, delta: float, seed: int) 
     size = len(top)
     if mode is Mode.LOCAL and mu < inf:
         return ItemTable(popularity, top, np.zeros((size, size)), 0.0, (first,))
-    chosen = weights[:, top] / np.maximum(np.linalg.norm(weights[:, top], axis=1, keepdims=True), 1e-12)
-    upper = np.triu_indices(size)
-    scale = np.where(upper[0] == upper[1], 1.0, sqrt(2.0))  # so that the vector has the length of the matrix
-    rows = (chosen[:, upper[0]] * chosen[:, upper[1]] * scale).astype(np.float32)
+    rows = pair_vectors(weights[:, top]).astype(np.float32)
     total, second = _release("pairs", rows, mode, mu * sqrt(1.0 - share), delta, seed)
-    pairs = np.zeros((size, size))
-    pairs[upper] = total / scale
-    pairs = np.triu(pairs) + np.triu(pairs, 1).T
+    pairs = pair_matrix(total, size)
     sigma = 0.0 if mu == inf else 1.0 / (mu * sqrt(1.0 - share))
     return ItemTable(popularity, top, pairs, sigma, (first, second))
 
@@ -96,21 +87,12 @@ def scores(table: ItemTable, history: Matrix) -> Matrix:
     ----------
     history
         float64 (n_users, n_items): how much each item of a user counts now.
-
-    Source: Steck, "Embarrassingly Shallow Autoencoders" (2019), on a table whose eigenvalues are freed of noise.
     """
-    size = len(table.top)
     popular = np.maximum(table.popularity, 0.0) / max(float(table.popularity.max()), 1e-12)
     found = np.broadcast_to(popular * 1e-3 - 1.0, history.shape).copy()  # behind all that have pairs
     if not table.pairs.any():
         return found
-    edge = 2.0 * table.pair_sigma * sqrt(size / 2.0)
-    values, vectors = np.linalg.eigh(table.pairs)
-    clean = (vectors * np.maximum(values - EDGE_CUT * edge, 0.0)) @ vectors.T
-    inverse = np.linalg.inv(clean + (RIDGE + edge) * np.eye(size))
-    weights = -inverse / np.diag(inverse)[None, :]
-    np.fill_diagonal(weights, 0.0)
-    made = history[:, table.top] @ weights
+    made = history[:, table.top] @ item_weights(table.pairs, table.pair_sigma)
     made /= np.maximum(np.abs(made).max(axis=1, keepdims=True), 1e-12)
     found[:, table.top] = made
     return found

@@ -168,6 +168,34 @@ def epoch(
 
 
 @commands.command()
+def export(
+    line: Annotated[str, typer.Argument(help="A model line of item pairs.")],
+    items: Annotated[Path, typer.Option(help="The line's items, one a row, in the order that devices have.")],
+    out: Annotated[Path, typer.Option(help="Write the table to this file.")],
+    version: Annotated[
+        int | None, typer.Option(min=1, help="Newest to take; default: all there are.")
+    ] = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Write what devices have learnt of items that go together to a file for `tailrace train --federated`."""
+    from model_export.federated_items import write_table
+    from tailrace.edge_models import pair_table
+
+    item_ids = [name for name in items.read_text(encoding="utf-8").splitlines() if name]
+    table = pair_table(load(config), line, item_ids, version)
+    write_table(out, table)
+    if as_json:
+        typer.echo(json.dumps({"out": str(out), **table.privacy()}))
+        return
+    epsilon = "no privacy" if table.epsilon is None else f"epsilon {table.epsilon:.3g}"
+    typer.echo(
+        f"{out}: {len(item_ids)} items, {len(table.versions)} versions, {table.versions[-1]['mode']} mode, {epsilon} "
+        f"at delta {table.versions[0]['delta']:g} of a user who is in all of them"
+    )
+
+
+@commands.command()
 def audit(
     seeds: Annotated[int, typer.Option(min=1, help="How often what is right must pass.")] = 20,
     as_json: Json = False,

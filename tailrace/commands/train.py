@@ -41,11 +41,18 @@ def train(
     ],
     epoch: Annotated[int, typer.Option("--epoch", min=1, help="Number of the bundle; each is written once.")],
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of all random numbers.")] = 0,
+    federated: Annotated[
+        Path | None,
+        typer.Option(
+            help="What devices have learnt, as `tailrace fed export` writes it: a source of its own."
+        ),
+    ] = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Train a model and write it as a bundle that the workers can serve."""
     _import_training()
+    from model_export.federated_items import TableError, read_table
     from model_export.sources import SourceError
     from model_export.train import TrainingError
     from model_export.train import train as train_bundle
@@ -62,8 +69,9 @@ def train(
                 seed=seed,
                 created_ms=int(time.time() * 1000),
                 tell=tell,
+                federated=None if federated is None else read_table(federated),
             )
-    except (SourceError, TrainingError) as error:
+    except (SourceError, TableError, TrainingError) as error:
         raise UserError("TR-501", str(error), exit_code=ExitCode.USAGE) from error
     except FileExistsError as error:
         raise UserError(

@@ -37,7 +37,7 @@ def candidates_of(ranks: np.ndarray) -> tuple[Candidates, Finalists]:
     rows = np.arange(K, dtype=np.int32)[None, :]
     count = np.array([K], np.int32)
     ints = zeros.astype(np.int32)
-    found = Candidates(count, rows, zeros, zeros, zeros, ints, zeros, zeros, ranks[None].astype(np.int16))
+    found = Candidates(count, rows, zeros, zeros, zeros, ints, zeros, zeros, zeros, ranks[None].astype(np.int16))
     return found, Finalists(count, rows, rows, zeros)
 
 

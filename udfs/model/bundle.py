@@ -15,6 +15,8 @@ from udfs.model.items import ItemArrays
 from udfs.model.manifest import (
     ARRAYS,
     CATEGORY_NAMES,
+    DEVICE_ARRAYS,
+    DEVICE_FILES,
     FORMAT,
     ITEM_IDS,
     KNOWN_FILES,
@@ -29,6 +31,7 @@ from udfs.model.manifest import (
 )
 from udfs.model.refusal import REASONS, BundleRefused
 from udfs.model.signature import SIGNATURE, SIGNATURE_BYTES, check_signature
+from udfs.ranking.device_table import DeviceTable
 from udfs.ranking.features import FEATURE_LIST_HASH, FEATURE_NAMES, N_FEATURES
 from udfs.ranking.inverted_lists import InvertedLists
 from udfs.ranking.item_index import ItemIndex
@@ -135,7 +138,8 @@ class Bundle:
         _check_features(manifest)
         _check_files(folder, manifest, limits)
         has_lists = manifest.files.keys() >= LIST_FILES
-        present = (*ARRAYS, *LIST_ARRAYS) if has_lists else tuple(ARRAYS)
+        has_devices = manifest.files.keys() >= DEVICE_FILES
+        present = [*ARRAYS, *(LIST_ARRAYS if has_lists else ()), *(DEVICE_ARRAYS if has_devices else ())]
         arrays = {name: _load(folder / f"{name}.npy", name) for name in present}
         ids = _load_json(folder / ITEM_IDS, list)
         names = _load_json(folder / CATEGORY_NAMES, dict)
@@ -149,7 +153,12 @@ class Bundle:
         )
         ivf = InvertedLists(*(arrays[name] for name in LIST_ARRAYS)) if has_lists else None
         index = ItemIndex.build(
-            items, manifest.settings, item_hashes=arrays["item_hashes"], gram=arrays["gram"], ivf=ivf
+            items,
+            manifest.settings,
+            item_hashes=arrays["item_hashes"],
+            gram=arrays["gram"],
+            ivf=ivf,
+            devices=DeviceTable(*(arrays[name] for name in DEVICE_ARRAYS)) if has_devices else None,
         )
         return cls(folder, manifest, sha256, index, ranker)
 
@@ -173,7 +182,8 @@ def _check_files(folder: Path, manifest: Manifest, limits: BundleLimits) -> None
     named = set(manifest.files)
     if named - KNOWN_FILES:
         raise BundleRefused("extra_file", f"{MANIFEST} names unknown files: {sorted(named - KNOWN_FILES)}")
-    if REQUIRED_FILES - named or named & LIST_FILES not in (frozenset(), LIST_FILES):
+    in_part = any(named & group not in (frozenset(), group) for group in (LIST_FILES, DEVICE_FILES))
+    if REQUIRED_FILES - named or in_part:
         raise BundleRefused("missing_file", f"{MANIFEST} does not name: {sorted(KNOWN_FILES - named)}")
     found = {entry.name for entry in folder.iterdir()} - {MANIFEST, SIGNATURE}
     if found - named:

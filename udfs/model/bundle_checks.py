@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from schemas.ids import check_id, item_hash
 from schemas.refusal import Refused
-from udfs.model.manifest import ARRAYS, LIST_ARRAYS, MAY_BE_NAN, NEIGHBOURS_PER_ITEM, Manifest
+from udfs.model.manifest import ALL_ARRAYS, MAY_BE_NAN, NEIGHBOURS_PER_ITEM, Manifest
 from udfs.model.refusal import BundleRefused
 from udfs.ranking.features import N_FEATURES
 from udfs.ranking.onnx_ranker import NotFiniteScoreError, OnnxRanker
@@ -28,7 +28,7 @@ def check_arrays(
     Parameters
     ----------
     arrays
-        By the names of `ARRAYS`, and all or none of `LIST_ARRAYS`.
+        By the names of `ARRAYS`, and all or none of `LIST_ARRAYS`, and of `DEVICE_ARRAYS`.
     item_ids
         The content of ``item_ids.json``.
     category_names
@@ -45,7 +45,9 @@ def check_arrays(
     hashes = arrays["item_hashes"]
     if (hashes[1:] <= hashes[:-1]).any() or hashes[0] == 0:
         raise BundleRefused("order", "item_hashes: must ascend without repeats and hold no 0")
-    _check_neighbours(arrays)
+    _check_neighbours(arrays, "neighbour")
+    if "device_rows" in arrays:
+        _check_neighbours(arrays, "device")
     if "ivf_rows" in arrays:
         _check_lists(arrays)
     _check_ids(item_ids, hashes)
@@ -65,11 +67,12 @@ def check_arrays(
 def _check_shapes(arrays: Mapping[str, NDArray[Any]], manifest: Manifest) -> None:
     sizes = {"n": manifest.items, "n+1": manifest.items + 1, "d": manifest.dimension, "f": N_FEATURES}
     sizes["z"] = int(arrays["neighbour_rows"].size)
+    sizes["y"] = int(arrays["device_rows"].size) if "device_rows" in arrays else 0
     sizes["m"] = int(arrays["canary_scores"].size)
     cells = len(arrays["ivf_centroids"]) if "ivf_centroids" in arrays else 0
     sizes |= {"c": cells, "c+1": cells + 1}
     for name, array in arrays.items():
-        dtype, symbols = (ARRAYS | LIST_ARRAYS)[name]
+        dtype, symbols = ALL_ARRAYS[name]
         wanted = tuple(sizes[symbol] for symbol in symbols)
         if array.dtype != np.dtype(dtype) or array.shape != wanted:
             raise BundleRefused(
@@ -97,8 +100,8 @@ def _check_values(arrays: Mapping[str, NDArray[Any]]) -> None:
         raise BundleRefused("not_finite", "repeat_rate: a share above 1")
 
 
-def _check_neighbours(arrays: Mapping[str, NDArray[Any]]) -> None:
-    offsets, rows, scores = (arrays[f"neighbour_{name}"] for name in ("offsets", "rows", "scores"))
+def _check_neighbours(arrays: Mapping[str, NDArray[Any]], kind: str) -> None:
+    offsets, rows, scores = (arrays[f"{kind}_{name}"] for name in ("offsets", "rows", "scores"))
     counts = np.diff(offsets)
     if (
         offsets[0] != 0
@@ -108,16 +111,14 @@ def _check_neighbours(arrays: Mapping[str, NDArray[Any]]) -> None:
     ):
         raise BundleRefused(
             "order",
-            f"neighbour_offsets: must ascend from 0 to {rows.size}, at most {NEIGHBOURS_PER_ITEM} a step",
+            f"{kind}_offsets: must ascend from 0 to {rows.size}, at most {NEIGHBOURS_PER_ITEM} a step",
         )
     owner = np.repeat(np.arange(counts.size), counts)
     if rows.size and (rows.min() < 0 or rows.max() >= counts.size or (rows == owner).any()):
-        raise BundleRefused(
-            "shape", f"neighbour_rows: wanted rows 0 to {counts.size - 1}, never an item itself"
-        )
+        raise BundleRefused("shape", f"{kind}_rows: wanted rows 0 to {counts.size - 1}, never an item itself")
     within = owner[1:] == owner[:-1]
     if (scores <= 0).any() or (scores[1:][within] > scores[:-1][within]).any():
-        raise BundleRefused("order", "neighbour_scores: must be above 0 and descend within an item")
+        raise BundleRefused("order", f"{kind}_scores: must be above 0 and descend within an item")
 
 
 def _check_lists(arrays: Mapping[str, NDArray[Any]]) -> None:

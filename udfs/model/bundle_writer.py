@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from udfs.model.bundle_checks import check_arrays
 from udfs.model.items import ItemArrays
 from udfs.model.manifest import (
-    ARRAYS,
+    ALL_ARRAYS,
     CATEGORY_NAMES,
     ITEM_IDS,
-    LIST_ARRAYS,
     MANIFEST,
     RANKER,
     FileEntry,
@@ -27,6 +26,7 @@ from udfs.model.manifest import (
     ModelSettings,
 )
 from udfs.model.onnx_graph import read_graph
+from udfs.ranking.device_table import DeviceTable
 from udfs.ranking.features import FEATURE_LIST_HASH, FEATURE_NAMES
 from udfs.ranking.inverted_lists import InvertedLists
 
@@ -46,6 +46,7 @@ def write_bundle(
     metrics: Mapping[str, Any] | None = None,
     canary: Mapping[str, Any] | None = None,
     ivf: InvertedLists | None = None,
+    devices: DeviceTable | None = None,
 ) -> str:
     """Write a bundle folder atomically.
 
@@ -68,6 +69,8 @@ def write_bundle(
         For people: what it was trained on, what it reached, how the canaries were chosen.
     ivf
         Of `udfs.ranking.inverted_lists.build_ivf`, for a catalogue above `EXACT_UP_TO_ITEMS`.
+    devices
+        What devices have learnt, row-aligned with the items; its privacy belongs into `data`.
 
     Returns
     -------
@@ -88,9 +91,11 @@ def write_bundle(
     values |= {"canary_features": canary_features, "canary_scores": canary_scores}
     if ivf is not None:
         values |= {f"ivf_{name}": value for name, value in ivf._asdict().items()}
+    if devices is not None:
+        values |= {f"device_{name}": value for name, value in devices._asdict().items()}
     arrays = {
         name: np.ascontiguousarray(np.asarray(values[name]).astype(dtype, casting="same_kind", copy=False))
-        for name, (dtype, _) in (ARRAYS | LIST_ARRAYS).items()
+        for name, (dtype, _) in ALL_ARRAYS.items()
         if name in values
     }
     files = {f"{name}.npy": _npy(array) for name, array in arrays.items()}

@@ -46,16 +46,26 @@ LIST_ARRAYS: dict[str, tuple[str, tuple[str, ...]]] = {
     "ivf_offsets": ("<i8", ("c+1",)),
     "ivf_rows": ("<i4", ("n",)),
 }
+# What devices have learnt of items that go together: all three or none.
+DEVICE_ARRAYS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "device_offsets": ("<i8", ("n+1",)),
+    "device_rows": ("<i4", ("y",)),
+    "device_scores": ("<f4", ("y",)),
+}
+ALL_ARRAYS = ARRAYS | LIST_ARRAYS | DEVICE_ARRAYS
 REQUIRED_FILES = frozenset({f"{name}.npy" for name in ARRAYS} | {RANKER, ITEM_IDS, CATEGORY_NAMES})
 LIST_FILES = frozenset(f"{name}.npy" for name in LIST_ARRAYS)
-KNOWN_FILES = REQUIRED_FILES | LIST_FILES
+DEVICE_FILES = frozenset(f"{name}.npy" for name in DEVICE_ARRAYS)
+KNOWN_FILES = REQUIRED_FILES | LIST_FILES | DEVICE_FILES
+DEVICE_SETTINGS = ("weight_devices", "share_devices")
+"""Left out of a manifest without a table of devices, which is so the same as before there was one."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
     """How this model retrieves and blends; training may choose them, so they stand in the manifest.
 
-    The first stage is a linear blend of the six sources' scores by the six weights,
+    The first stage is a linear blend of the sources' scores by their weights,
     each score scaled to [0, 1] within a user's candidates (see `udfs.ranking.first_stage`).
     """
 
@@ -65,11 +75,14 @@ class ModelSettings:
     weight_sessions: float = 0.30
     weight_trending: float = 0.06
     weight_popular: float = 0.04
+    weight_devices: float = 0.0
     share_embedding: float = 0.30  # of the candidates each source may bring
     share_neighbours: float = 0.20
     share_repeat: float = 0.10
     share_sessions: float = 0.20
     share_trending: float = 0.10  # the rest comes from the most popular
+    share_devices: float = 0.0
+    learnt_sessions: int = 0  # 1: the session source's order and scores are those of the ranker learnt in the stream
     reserve: int = 4  # best of each source that reach the ranker whatever the blend says
     nprobe: int = NPROBE  # inverted lists searched, for a bundle with inverted lists
     fold_in_alpha: float = 10.0  # implicit ALS: confidence = 1 + alpha * weight
@@ -88,6 +101,7 @@ class ModelSettings:
             self.share_repeat,
             self.share_sessions,
             self.share_trending,
+            self.share_devices,
         )
         if sum(shares) > 1.0 + 1e-9:
             raise ValueError("settings.share_*: together at most 1, so that popular items fill the rest")
@@ -127,6 +141,9 @@ class Manifest:
     def to_json(self) -> bytes:
         """Return the file's bytes: sorted keys, so that equal manifests have equal hashes."""
         tree = dataclasses.asdict(self) | {"format": FORMAT}
+        if not self.files.keys() >= DEVICE_FILES:
+            for name in DEVICE_SETTINGS:
+                del tree["settings"][name]
         return (json.dumps(tree, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 

@@ -3,7 +3,8 @@
 ``w_embedding * e + w_neighbours * n + w_repeat * r + w_sessions * s + w_trending * t + w_popular * p`` with the
 weights of `ModelSettings`, where within one user's candidates e is the inner product scaled from its least to
 its greatest value to [0, 1], n and s the neighbour and session scores over their greatest, r the repeat score
-as it is, and t and p are log1p weights over the greatest of the catalogue. The best `reserve` of every source
+as it is, and t and p are log1p weights over the greatest of the catalogue; with a table of devices
+``+ w_devices * d``, d like n. The best `reserve` of every source
 get through whatever the blend says: a source that explores must have something to show.
 """
 
@@ -52,6 +53,7 @@ def pick_finalists(index: ItemIndex, candidates: Candidates, finalists: int) -> 
             settings.weight_sessions,
             settings.weight_trending,
             settings.weight_popular,
+            settings.weight_devices,
         ],
         np.float32,
     )
@@ -78,6 +80,7 @@ def _pick(
     most_popular = items.popularity[items.popular_order[0]]
     trending_scale = one / most_trending if most_trending > zero else zero
     popular_scale = one / most_popular if most_popular > zero else zero
+    has_devices = candidates.device_score.shape[1] > 0
     for user in range(len(candidates.counts)):
         count = candidates.counts[user]
         lowest, highest = np.float32(np.inf), np.float32(-np.inf)
@@ -88,6 +91,10 @@ def _pick(
             most = max(most, candidates.neighbour_score[user, c])
             most_session = max(most_session, candidates.session_score[user, c])
         embedding_scale = one / (highest - lowest) if highest > lowest else zero
+        most_device = zero
+        if has_devices:
+            for c in range(count):
+                most_device = max(most_device, candidates.device_score[user, c])
         neighbour_scale = one / most if most > zero else zero
         session_scale = one / most_session if most_session > zero else zero
         kept = 0
@@ -101,6 +108,8 @@ def _pick(
                 + weights[4] * (items.trending[row] * trending_scale)
                 + weights[5] * (items.popularity[row] * popular_scale)
             )
+            if most_device > zero:
+                blend[c] += weights[6] * (candidates.device_score[user, c] / most_device)
             score = blend[c]
             for source in range(N_RETRIEVERS):
                 if 0 < candidates.rank[user, c, source] <= reserve:

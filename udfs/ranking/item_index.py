@@ -11,6 +11,7 @@ from udfs.item_factors import ItemFactors
 from udfs.kernel_cache import kernel
 from udfs.model.items import ItemArrays
 from udfs.model.manifest import NEIGHBOURS_PER_ITEM, ModelSettings
+from udfs.ranking.device_table import DeviceTable
 from udfs.ranking.inner_product import padded_columns
 from udfs.ranking.inverted_lists import InvertedLists, ListColumns, list_columns
 
@@ -66,6 +67,8 @@ class ItemIndex:
         How this model retrieves and blends.
     lists
         Inverted lists over the factors, empty where all items are scored.
+    devices
+        What devices have learnt; None: there is no such source.
     """
 
     item_ids: Sequence[str]
@@ -75,6 +78,7 @@ class ItemIndex:
     factors: ItemFactors
     settings: ModelSettings
     lists: ListColumns
+    devices: DeviceTable | None = None
 
     @classmethod
     def build(
@@ -85,6 +89,7 @@ class ItemIndex:
         item_hashes: NDArray[np.uint64] | None = None,
         gram: NDArray[np.float32] | None = None,
         ivf: InvertedLists | None = None,
+        devices: DeviceTable | None = None,
     ) -> "ItemIndex":
         """Derive the index from a bundle's arrays.
 
@@ -98,6 +103,8 @@ class ItemIndex:
             Where they are known already; else they are computed.
         ivf
             Inverted lists over the factors; None scores every item.
+        devices
+            Row-aligned with the items.
 
         Raises
         ------
@@ -157,6 +164,7 @@ class ItemIndex:
             ),
             settings=settings,
             lists=ListColumns(*(_frozen(value) for value in list_columns(ivf, factors))),
+            devices=None if devices is None else DeviceTable(*(_frozen(value) for value in devices)),
         )
 
     def __len__(self) -> int:

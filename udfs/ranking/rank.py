@@ -15,6 +15,7 @@ from xxhash import xxh3_128_hexdigest
 
 from udfs.model.bundle import Bundle
 from udfs.ranking.catalogue import CatalogueView
+from udfs.ranking.device_source import find_by_devices
 from udfs.ranking.exploration import fill_slots, list_seed, play_probabilities
 from udfs.ranking.feature_kernel import compute_features
 from udfs.ranking.first_stage import Finalists, pick_finalists
@@ -66,10 +67,14 @@ class RankSettings:
 class SessionSource(Protocol):
     """Sessions of all users: `udfs.ranking.live_sessions.LiveSessions`, or a replay of them.
 
-    `mark` says how far their log was read.
+    `mark` says how far their log was read, `weights_version` what the learnt ranker was published as.
     """
 
     mark: int
+
+    @property
+    def weights_version(self) -> int:
+        """0: nothing was published yet."""
 
     def find(
         self,
@@ -129,8 +134,12 @@ def prepare(
     if sessions is not None:
         most = int(min(settings.candidates, len(index)) * index.settings.share_sessions)
         live = sessions.find(index, snapshots, states, catalogue.allowed, most)
+    devices = None
+    if index.devices is not None:
+        most = int(min(settings.candidates, len(index)) * index.settings.share_devices)
+        devices = find_by_devices(index.devices, history, catalogue.allowed, most)
     candidates = retrieve(
-        index, states, history, live, catalogue.allowed, settings.candidates, settings.rebuy_after_ms
+        index, states, history, live, catalogue.allowed, settings.candidates, settings.rebuy_after_ms, devices
     )
     finalists = pick_finalists(index, candidates, settings.finalists)
     features = compute_features(index, states, history, candidates, finalists, catalogue.price_log)
@@ -223,6 +232,7 @@ def rank_columns(
         snapshots,
         catalogue.mark,
         0 if sessions is None else sessions.mark,
+        sessions.weights_version if sessions is not None and bundle.items.settings.learnt_sessions else 0,
         prepared.states,
         prepared.history,
         lists.counts,

@@ -1,4 +1,4 @@
-"""Up to a few hundred candidates of each user from six sources, each with its score and rank.
+"""Up to a few hundred candidates of each user from seven sources, each with its score and rank.
 
 ==========  ===========================================================================================
 embedding   inner product of the user's vector and the item factors: all items, or inverted lists
@@ -7,6 +7,8 @@ repeat      items the user had: repeat rate, how due they are, how much the user
 sessions    what others did in sessions like the user's last one, as of now (`live_sessions`)
 trending    decayed popularity at the model's cut
 popular     all-time popularity, which also fills what the others left
+devices     what the last 10 items speak for, as devices have learnt it (`device_source`); only in bundles with
+            such a table
 ==========  ===========================================================================================
 
 Each source brings its share (`ModelSettings`), best first; an item that several bring is one candidate with
@@ -34,14 +36,14 @@ from udfs.ranking.history import (
 from udfs.ranking.inner_product import GROUPS, best_scores, score_all, score_one
 from udfs.ranking.inverted_lists import ListColumns, search_lists
 from udfs.ranking.item_index import ItemColumns, ItemIndex
-from udfs.ranking.live_sessions import SessionCandidates
+from udfs.ranking.live_sessions import SessionCandidates, no_sessions
 from udfs.ranking.snapshot import StateColumns
 from udfs.ranking.top_k import order_key, row_of_key, score_of_key, sort_top
 from udfs.user_state import MAX_BOUGHT, MAX_INTERACTIONS
 
-RETRIEVERS = ("embedding", "neighbours", "repeat", "sessions", "trending", "popular")
+RETRIEVERS = ("embedding", "neighbours", "repeat", "sessions", "trending", "popular", "devices")
 N_RETRIEVERS = len(RETRIEVERS)
-EMBEDDING, NEIGHBOURS, REPEAT, SESSIONS, TRENDING, POPULAR = range(N_RETRIEVERS)
+EMBEDDING, NEIGHBOURS, REPEAT, SESSIONS, TRENDING, POPULAR, DEVICES = range(N_RETRIEVERS)
 _TOUCHED = NEIGHBOUR_ITEMS * 50
 _HAD = MAX_INTERACTIONS + MAX_BOUGHT
 
@@ -60,7 +62,8 @@ class Candidates(NamedTuple):
     neighbour_hits: NDArray[np.int32]
     repeat_score: NDArray[np.float32]
     session_score: NDArray[np.float32]
-    rank: NDArray[np.int16]  # (U, C, 6)
+    device_score: NDArray[np.float32]  # (U, 0) without a table of devices
+    rank: NDArray[np.int16]  # (U, C, 7)
 
 
 def find_history(index: ItemIndex, states: StateColumns) -> History:
@@ -78,6 +81,7 @@ def retrieve(
     allowed: NDArray[np.bool_],
     candidates: int,
     rebuy_after_ms: int,
+    devices: SessionCandidates | None = None,
 ) -> Candidates:
     """Find every user's candidates.
 
@@ -97,6 +101,8 @@ def retrieve(
         C, the most a user gets; all items if there are fewer.
     rebuy_after_ms
         For how long a bought item is no candidate.
+    devices
+        As `sessions`, of what devices have learnt; None: there is no such table.
     """
     users = len(states.at_ms)
     limit = min(candidates, len(index))
@@ -118,6 +124,7 @@ def retrieve(
         np.zeros((users, limit), np.int32),
         np.zeros((users, limit), np.float32),
         np.zeros((users, limit), np.float32),
+        np.zeros((users, 0 if devices is None else limit), np.float32),
         np.zeros((users, limit, N_RETRIEVERS), np.int16),
     )
     bias = np.full(index.columns.transposed.shape[1], -np.inf, np.float32)
@@ -130,6 +137,7 @@ def retrieve(
         states,
         history,
         sessions,
+        no_sessions(users) if devices is None else devices,
         allowed,
         bias,
         quotas,
@@ -148,6 +156,7 @@ def _retrieve(
     states: StateColumns,
     history: History,
     sessions: SessionCandidates,
+    devices: SessionCandidates,
     allowed: NDArray[np.bool_],
     bias: NDArray[np.float32],
     quotas: NDArray[np.int64],
@@ -216,6 +225,12 @@ def _retrieve(
             keys[best] = order_key(sessions.score[user, j], row)
             best += allowed[row] and scratch.excluded[row] != stamp
         taken = _take(user, SESSIONS, keys, min(best, quotas[SESSIONS]), taken, slot, found)
+        best = 0
+        for j in range(devices.counts[user]):
+            row = devices.rows[user, j]
+            keys[best] = order_key(devices.score[user, j], row)
+            best += allowed[row] and scratch.excluded[row] != stamp
+        taken = _take(user, DEVICES, keys, best, taken, slot, found)
         for source in (TRENDING, POPULAR):
             order = items.trending_order if source == TRENDING else items.popular_order
             rank = 0
@@ -236,6 +251,9 @@ def _retrieve(
         for j in range(sessions.counts[user]):
             if slot[sessions.rows[user, j]] > 0:
                 found.session_score[user, slot[sessions.rows[user, j]] - 1] = sessions.score[user, j]
+        for j in range(devices.counts[user]):
+            if slot[devices.rows[user, j]] > 0:
+                found.device_score[user, slot[devices.rows[user, j]] - 1] = devices.score[user, j]
         for c in range(taken):
             row = found.rows[user, c]
             slot[row] = 0
