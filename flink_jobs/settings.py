@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from flink_jobs.federate_settings import Federate
+from flink_jobs.gate_settings import Gate
 from udfs.feedback.rules import FeedbackRules
 
 ENVIRONMENT_PREFIX = "TAILRACE_"
@@ -224,6 +225,7 @@ class Settings(_Section):
     federate: Federate = Federate()
     feedback: Feedback = Feedback()
     model: Model = Model()
+    gate: Gate = Gate()
     lake: Lake = Lake()
     stack: Stack = Stack()
 

@@ -9,7 +9,7 @@ new in the session, and ``repeats`` the other half.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from model_export.baselines import Baselines
 from model_export.dataset import BATCH, CandidateSet, snapshots
 from model_export.interactions import interactions
 from model_export.list_metrics import ListMetrics, top_rows
+from model_export.moments import Moment
+from model_export.session_replay import SessionClicks
 from model_export.sources.event_log import EventLog
 from udfs.model.bundle import Bundle
 from udfs.ranking.catalogue import CatalogueView
@@ -94,15 +96,26 @@ def evaluate_within(found: CandidateSet, scores: npt.NDArray[np.float32]) -> dic
 
 def evaluate_served(bundle: Bundle, found: CandidateSet, settings: RankSettings) -> dict[str, Any]:
     """Measure the lists as users get them: diversity and exploration cost some of the ranking."""
-    view, sessions = CatalogueView(bundle), found.clicks.replay()
     row_of = {name: row for row, name in enumerate(found.items.ids)}
-    lists: list[list[int]] = []
-    for start in range(0, len(found.moments), BATCH):
-        batch = snapshots(found.moments[start : start + BATCH], bundle.items.factors, bundle.epoch)
-        ranked = rank_batch(bundle, batch, view, settings, sessions)
-        lists.extend([row_of[item.item_id] for item in each.items] for each in ranked)
+    lists = [
+        [row_of[name] for name in shown]
+        for shown in served_names(bundle, found.moments, found.clicks, settings)
+    ]
     wanted = [frozenset(taken) for taken in found.taken_rows()]
     return ListMetrics.of(zip(lists, wanted, strict=True)).to_dict()
+
+
+def served_names(
+    bundle: Bundle, moments: Sequence[Moment], clicks: SessionClicks, settings: RankSettings
+) -> list[list[str]]:
+    """Return the item ids of the list that each moment's user would get, by the code that serves."""
+    view, sessions = CatalogueView(bundle), clicks.replay()
+    lists: list[list[str]] = []
+    for start in range(0, len(moments), BATCH):
+        batch = snapshots(moments[start : start + BATCH], bundle.items.factors, bundle.epoch)
+        ranked = rank_batch(bundle, batch, view, settings, sessions)
+        lists.extend([item.item_id for item in each.items] for each in ranked)
+    return lists
 
 
 def _filtered(

@@ -6,7 +6,7 @@ Source: NDCG with binary gains, Jarvelin and Kekalainen, ACM TOIS 20(4), 2002.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Hashable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,9 @@ class ListMetrics:
         return " ".join(f"{name} {mean:.3f}" for name, mean in zip(NAMES, self.means, strict=True))
 
 
-def list_metrics(shown: Sequence[int], wanted: Set[int], k: int = K) -> tuple[float, float, float, float]:
+def list_metrics(
+    shown: Sequence[Hashable], wanted: Set[Any], k: int = K
+) -> tuple[float, float, float, float]:
     """Return precision, recall, hit and NDCG of the first `k` items shown; missing places are misses.
 
     Examples

@@ -17,8 +17,9 @@ from flink_jobs.settings import Model, Settings
 from schemas import topics
 from schemas.codec import Codec
 from schemas.records import Item, ModelPointer
-from schemas.redis_keys import MODEL_WORKERS
+from schemas.redis_keys import MODEL_CURRENT, MODEL_WORKERS
 from schemas.refusal import Refused
+from tailrace.connections import store
 from tailrace.errors import UserError
 from tailrace.topic_scan import Record, TopicReader
 from udfs.model.manifest import MANIFEST
@@ -68,7 +69,7 @@ def open_bundle(settings: Settings, epoch: int) -> Bundle:
     """
     path = settings.model.root / str(epoch)
     if not path.is_dir():
-        known = [bundle.name for bundle in sorted(settings.model.root.glob("[0-9]*"))]
+        known = [bundle.name for bundle in sorted(settings.model.root.glob("[0-9]*")) if bundle.is_dir()]
         raise UserError(
             "TR-350",
             f"epoch {epoch}: there is no bundle {path}; there is {', '.join(known) or 'none'}",
@@ -147,6 +148,22 @@ def activations(pointers: Sequence[ModelPointer]) -> list[ModelPointer]:
     return history
 
 
+def active_epoch(settings: Settings) -> int | None:
+    """Give the epoch activated last by the topic; by Redis where the topic cannot be read; None for none."""
+    try:
+        history = activations(read_pointers(settings))
+        if history:
+            return history[-1].epoch
+    except UserError:
+        pass
+    try:
+        with store(settings) as client:
+            epoch = client.hget(MODEL_CURRENT, "epoch")
+    except UserError:
+        return None
+    return None if epoch is None else int(epoch)
+
+
 class WorkerSays(NamedTuple):
     """What one rank worker last wrote to `model:workers`."""
 
@@ -198,7 +215,7 @@ def wait_for_workers(
                     "TR-352",
                     f"epoch {epoch}: worker {worker.worker} refuses it: {worker.refused[epoch]}",
                     "the worker sees other files than this command, or runs another release",
-                    "copy the bundle again to the workers' model.root, then activate it again",
+                    "copy the bundle again to the workers' model.root, then promote it again",
                 )
         holding = [worker for worker in fresh if epoch in worker.epochs]
         progress(min(len(holding), wanted), wanted)
@@ -209,7 +226,7 @@ def wait_for_workers(
                 "TR-353",
                 f"epoch {epoch}: {len(holding)} of {wanted} rank workers hold it after {timeout_s:.0f} s",
                 "the job does not run, or its workers cannot read model.root",
-                "tailrace status; tailrace logs; or activate with --no-wait",
+                "tailrace status; tailrace logs; or promote with --no-wait",
             )
         time.sleep(0.1)
 

@@ -134,25 +134,35 @@ def require_job(settings: Settings) -> None:
             "TR-354",
             "the recommend job does not run, so no worker can load the epoch",
             "it was not submitted, or it ended",
-            "tailrace submit recommend; or activate with --no-wait, to be obeyed when it starts",
+            "tailrace submit recommend; or promote with --no-wait, to be obeyed when it starts",
             ExitCode.NOT_RUNNING,
         )
 
 
-def previous_epoch(pointers: list[ModelPointer]) -> int:
-    """Give the epoch that was active before the one that is.
+def former_epoch(pointers: list[ModelPointer], wanted: int | None = None) -> int:
+    """Give an epoch that was active before the one that is.
+
+    Parameters
+    ----------
+    pointers
+        What recs.models.v1 holds.
+    wanted
+        Which; None: the one before this.
 
     Raises
     ------
     UserError
-        TR-355 when there was none.
+        TR-355 when there was none, or that one never served.
     """
-    history = model_epochs.activations(pointers)
-    if len(history) < 2:
-        raise UserError(
-            "TR-355",
-            "there is no earlier epoch to go back to",
-            f"recs.models.v1 tells of {len(history)} activations",
-            "tailrace models ls; tailrace models activate EPOCH",
-        )
-    return history[-2].epoch
+    history = [pointer.epoch for pointer in model_epochs.activations(pointers)]
+    if wanted is None and len(history) > 1:
+        return history[-2]
+    if wanted in history:
+        return wanted  # type: ignore[return-value]
+    asked = "there is no earlier epoch" if wanted is None else f"epoch {wanted} never served: nothing"
+    raise UserError(
+        "TR-355",
+        f"{asked} to go back to",
+        f"recs.models.v1 tells of {len(history)} activations: {', '.join(map(str, history)) or 'none'}",
+        "tailrace models ls; tailrace models gate EPOCH; tailrace models promote EPOCH",
+    )

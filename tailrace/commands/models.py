@@ -1,4 +1,4 @@
-"""`tailrace models ls|keygen|sign|publish|activate|rollback`, and `tailrace republish`."""
+"""`tailrace models ls|keygen|sign|publish|promote|rollback`, and `tailrace republish`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from flink_jobs.settings import Settings, load
-from schemas.redis_keys import MODEL_CURRENT
-from tailrace import bundle_keys, model_epochs, model_switch
+from tailrace import bundle_keys, model_epochs, model_switch, model_verdict
+from tailrace.commands.model_gate import gate
 from tailrace.commands.options import Config, Json
 from tailrace.connections import store
-from tailrace.errors import UserError
 from tailrace.model_switch import Activated
 
 Epoch = Annotated[int, typer.Argument(min=1, help="Number of the folder under model.root.")]
@@ -31,6 +30,7 @@ Wait = Annotated[
     bool,
     typer.Option("--wait/--no-wait", help="For every rank worker to load it before the switch."),
 ]
+Force = Annotated[bool, typer.Option("--force", help="Also without a passed gate.")]
 Timeout = Annotated[float, typer.Option(min=1, help="Seconds to wait for the workers.")]
 
 
@@ -41,7 +41,7 @@ def register(app: typer.Typer) -> None:
         no_args_is_help=True,
         help="Model bundles: which there are, which serves, switching and going back.",
     )
-    for command in (ls, keygen, sign, publish, activate, rollback):
+    for command in (ls, keygen, sign, gate, publish, promote, rollback):
         group.command()(command)
     app.add_typer(group)
     app.command()(republish)
@@ -51,7 +51,7 @@ def ls(config: Config = None, as_json: Json = False) -> None:
     """List the bundles under model.root: checked as a worker checks them, and which one serves."""
     settings = load(config)
     bundles = model_epochs.bundles_on_disk(settings.model)
-    active = _active(settings)
+    active = model_epochs.active_epoch(settings)
     if as_json:
         rows = [
             dataclasses.asdict(bundle) | {"path": str(bundle.path), "active": bundle.epoch == active}
@@ -84,7 +84,7 @@ def ls(config: Config = None, as_json: Json = False) -> None:
         if bundle.refusal:
             console.print(f"epoch {bundle.epoch} is refused: {bundle.refusal}", markup=False, soft_wrap=True)
     if active is None:
-        console.print("none serves; `tailrace models activate EPOCH`")
+        console.print("none serves; `tailrace models promote EPOCH`")
 
 
 def keygen(file: KeyFile, as_json: Json = False) -> None:
@@ -123,26 +123,41 @@ def publish(epoch: Epoch, config: Config = None, as_json: Json = False) -> None:
     if as_json:
         typer.echo(json.dumps(pointer._asdict()))
     else:
-        typer.echo(f"published epoch {epoch} ({pointer.model_version}); `tailrace models activate {epoch}`")
+        typer.echo(f"published epoch {epoch} ({pointer.model_version}); `tailrace models promote {epoch}`")
 
 
-def activate(
-    epoch: Epoch, config: Config = None, wait: Wait = True, timeout: Timeout = 60.0, as_json: Json = False
+def promote(
+    epoch: Epoch,
+    config: Config = None,
+    wait: Wait = True,
+    timeout: Timeout = 60.0,
+    force: Force = False,
+    as_json: Json = False,
 ) -> None:
-    """Make a bundle serve: checked, loaded and acknowledged by every worker, and only then switched to.
+    """Make a bundle serve: gate passed, loaded and acknowledged by every worker, and only then switched to.
 
-    When the bundle is refused, here or by a worker, nothing changes and the exit code is 1.
+    When the bundle is refused, here or by a worker, nothing changes and the exit code is not 0.
     """
-    _report(_activate(load(config), epoch, wait, timeout, as_json), as_json)
+    settings = load(config)
+    bundle = model_epochs.open_bundle(settings, epoch)
+    if not force:
+        model_verdict.require_passed(settings, bundle, model_epochs.active_epoch(settings))
+    _report(_activate(settings, epoch, wait, timeout, as_json), as_json)
 
 
 def rollback(
-    config: Config = None, wait: Wait = True, timeout: Timeout = 60.0, as_json: Json = False
+    epoch: Annotated[
+        int | None, typer.Argument(min=1, help="One that served before; default: the one before this.")
+    ] = None,
+    config: Config = None,
+    wait: Wait = True,
+    timeout: Timeout = 60.0,
+    as_json: Json = False,
 ) -> None:
-    """Go back to the epoch that served before this one, by the same steps as an activation."""
+    """Go back to an epoch that served before, by the same steps; it needs no verdict of the gate."""
     settings = load(config)
-    epoch = model_switch.previous_epoch(model_epochs.read_pointers(settings))
-    _report(_activate(settings, epoch, wait, timeout, as_json), as_json)
+    chosen = model_switch.former_epoch(model_epochs.read_pointers(settings), epoch)
+    _report(_activate(settings, chosen, wait, timeout, as_json), as_json)
 
 
 def republish(config: Config = None, as_json: Json = False) -> None:
@@ -153,7 +168,7 @@ def republish(config: Config = None, as_json: Json = False) -> None:
     """
     settings = load(config)
     offset = model_switch.send_order(settings, "republish")
-    epoch, views = _active(settings), 0
+    epoch, views = model_epochs.active_epoch(settings), 0
     if epoch is not None:
         bundle = model_epochs.open_bundle(settings, epoch)
         with store(settings) as client:
@@ -196,22 +211,6 @@ def _report(done: Activated, as_json: bool) -> None:
     typer.echo(f"epoch {done.epoch} ({done.model_version}) is active after {done.seconds:.1f} s")
     if not done.serving:
         typer.echo("no list was asked for yet; the next ones are made with it")
-
-
-def _active(settings: Settings) -> int | None:
-    """Give the epoch activated last by the topic; by Redis where the topic cannot be read."""
-    try:
-        history = model_epochs.activations(model_epochs.read_pointers(settings))
-        if history:
-            return history[-1].epoch
-    except UserError:
-        pass
-    try:
-        with store(settings) as client:
-            epoch = client.hget(MODEL_CURRENT, "epoch")
-    except UserError:
-        return None
-    return None if epoch is None else int(epoch)
 
 
 def headline(metrics: dict[str, Any]) -> str:

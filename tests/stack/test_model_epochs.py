@@ -112,7 +112,7 @@ def spoiled(shop: RunningShop) -> Iterator[Path]:
 def test_a_spoiled_bundle_is_refused_with_a_reason_and_the_old_one_serves(
     shop: RunningShop, spoiled: Path
 ) -> None:
-    code, said = run(shop, "models", "activate", "3")
+    code, said = run(shop, "models", "promote", "3")
     assert code == 1 and "hash" in said and "factors.npy" in said
 
     # Sent past the command, as by another release of it.

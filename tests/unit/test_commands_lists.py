@@ -15,7 +15,7 @@ from tailrace.errors import UserError
 from tailrace.job_counts import sum_counts
 from tailrace.list_view import compare, mark
 from tailrace.model_epochs import activations
-from tailrace.model_switch import previous_epoch
+from tailrace.model_switch import former_epoch
 
 
 def pointer(epoch: int, action: str = "activate") -> ModelPointer:
@@ -52,13 +52,13 @@ def test_a_popular_list_is_not_called_personal() -> None:
 def test_the_epoch_before_is_the_one_that_served_and_not_the_one_published() -> None:
     history = [pointer(1), pointer(2, "publish"), pointer(2), pointer(2), pointer(3, "publish")]
     assert [found.epoch for found in activations(history)] == [1, 2]
-    assert previous_epoch(history) == 1
-    assert previous_epoch([*history, pointer(1)]) == 2
+    assert former_epoch(history) == 1
+    assert former_epoch([*history, pointer(1)]) == 2
 
 
 def test_without_an_earlier_activation_there_is_nothing_to_go_back_to() -> None:
     with pytest.raises(UserError, match="no earlier epoch"):
-        previous_epoch([pointer(1), pointer(1), pointer(2, "publish")])
+        former_epoch([pointer(1), pointer(1), pointer(2, "publish")])
 
 
 def test_counts_of_shards_are_summed_and_refusals_are_told_by_reason() -> None:

@@ -19,6 +19,7 @@ SIGNATURE = "manifest.sig"
 SIGNATURE_BYTES = 64
 _KEY_BYTES = 32
 _CONTEXT = b"tailrace bundle manifest\0"  # a signature of anything else by the same key is none of a bundle
+VERDICT_CONTEXT = b"tailrace gate verdict\0"
 
 
 class KeyFormatError(ValueError):
@@ -30,15 +31,15 @@ def public_key_of(private_pem: bytes) -> str:
     return _private(private_pem).public_key().public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
 
 
-def sign(private_pem: bytes, manifest: bytes) -> bytes:
-    """Return the signature of a manifest's bytes, 64 bytes.
+def sign(private_pem: bytes, manifest: bytes, context: bytes = _CONTEXT) -> bytes:
+    """Return the signature of a manifest's bytes, or of a verdict's with its context, 64 bytes.
 
     Raises
     ------
     KeyFormatError
         For a file that holds no Ed25519 private key.
     """
-    return _private(private_pem).sign(_CONTEXT + manifest)
+    return _private(private_pem).sign(context + manifest)
 
 
 def parse_public_key(text: str) -> bytes:
@@ -57,8 +58,10 @@ def parse_public_key(text: str) -> bytes:
     return key
 
 
-def check_signature(trusted_keys: Sequence[str], manifest: bytes, signature: bytes | None) -> None:
-    """Refuse a manifest that none of the trusted keys has signed; with no keys, anything goes.
+def check_signature(
+    trusted_keys: Sequence[str], manifest: bytes, signature: bytes | None, context: bytes = _CONTEXT
+) -> None:
+    """Refuse a manifest, or a verdict, that none of the trusted keys has signed; with no keys, anything goes.
 
     Raises
     ------
@@ -73,7 +76,7 @@ def check_signature(trusted_keys: Sequence[str], manifest: bytes, signature: byt
         raise BundleRefused("signature", f"no {SIGNATURE}; sign it: tailrace models sign EPOCH --key FILE")
     for text in trusted_keys:
         try:
-            Ed25519PublicKey.from_public_bytes(parse_public_key(text)).verify(signature, _CONTEXT + manifest)
+            Ed25519PublicKey.from_public_bytes(parse_public_key(text)).verify(signature, context + manifest)
         except InvalidSignature:
             continue
         return

@@ -1,0 +1,97 @@
+"""What a bundle's lists would have earned on the product's own examples.
+
+Each slot is weighed by itself, by how likely the bundle would have shown what was shown there. Two things are not
+the log's: the catalogue is the bundle's own, and others' sessions bring nothing. Both bundles of a comparison miss
+the same.
+
+Source: as `model_export.protocols.policy_value`, which judges policies over the sources of one bundle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from model_export.dataset import BATCH
+from model_export.protocols.off_policy import Estimate, effective_rounds
+from model_export.protocols.policy_value import FEW_ROUNDS, by_user
+from schemas.ids import item_hash, user_key
+from schemas.records import Example
+from udfs.model.bundle import Bundle
+from udfs.ranking.catalogue import CatalogueView
+from udfs.ranking.rank import RankSettings
+from udfs.ranking.slot_shares import slot_shares
+from udfs.ranking.snapshot import Snapshot
+from udfs.user_state import StateError, UserState
+
+
+class ReplayedValue(NamedTuple):
+    """Reward a slot by SNIPS, slots in all, and how many equal ones would tell as much."""
+
+    reward: Estimate
+    slots: int
+    effective: float
+
+    @property
+    def tells(self) -> bool:
+        """Whether the log and the bundle's lists overlap enough to say anything."""
+        return self.effective >= FEW_ROUNDS
+
+
+def readable(examples: Sequence[Example]) -> list[Example]:
+    """Return the examples whose snapshot can be ranked again and whose slots have propensities."""
+    kept = []
+    for example in examples:
+        try:
+            UserState.decode(example.snapshot)
+        except StateError:
+            continue
+        if example.items and all(item.propensity > 0 for item in example.items):
+            kept.append(example)
+    return kept
+
+
+def replayed_value(
+    bundle: Bundle, examples: Sequence[Example], settings: RankSettings, rng: np.random.Generator
+) -> ReplayedValue:
+    """Return what a bundle would have earned.
+
+    Parameters
+    ----------
+    bundle
+        The candidate.
+    examples
+        As `readable` gives them, at least one.
+    settings
+        The deployment's.
+    rng
+        Draws users for the interval.
+    """
+    view, rows = CatalogueView(bundle), bundle.items
+    shares = []
+    for start in range(0, len(examples), BATCH):
+        batch = examples[start : start + BATCH]
+        logged = np.full((len(batch), max(len(one.items) for one in batch)), -1, np.int32)
+        for at, one in enumerate(batch):
+            logged[at, : len(one.items)] = [rows.row(item_hash(item.item_id)) for item in one.items]
+        found = slot_shares(bundle, [_snapshot(one) for one in batch], logged, view, settings)
+        shares += [found[at, : len(one.items)] for at, one in enumerate(batch)]
+    items = [item for one in examples for item in one.items]
+    numbers: dict[str, int] = {}
+    users = np.array(
+        [
+            numbers.setdefault(user_key(one.tenant, one.user_id), len(numbers))
+            for one in examples
+            for _ in one.items
+        ]
+    )
+    weights = np.concatenate(shares) / np.array([item.propensity for item in items])
+    gains = weights * np.array([item.reward for item in items])
+    return ReplayedValue(by_user(gains, weights, users, rng), len(items), effective_rounds(weights))
+
+
+def _snapshot(one: Example) -> Snapshot:
+    key = user_key(one.tenant, one.user_id)
+    return Snapshot(key, one.tenant, one.user_id, one.version, one.list_time, one.epoch, one.snapshot)
