@@ -109,7 +109,7 @@ def encode_entries(
                 variant,
                 texts.model_version,
                 str(batch.bundle.epoch),
-                marks_text(batch.mark, batch.session_mark),
+                marks_text(batch.mark, batch.session_mark, batch.weights_version),
                 str(now_ms),
             ]
         ),
@@ -158,7 +158,9 @@ def encode_served(batch: RankedBatch, texts: BundleTexts, variant: str, served_m
         Texts.of([snapshot.version for snapshot in batch.snapshots]),
         Texts.of([texts.model_version, variant]),
         snapshots,
-        np.array([served_ms, batch.bundle.epoch, batch.mark, batch.session_mark], np.int64),
+        np.array(
+            [served_ms, batch.bundle.epoch, batch.mark, batch.session_mark, batch.weights_version], np.int64
+        ),
         out,
         out_ends,
     )

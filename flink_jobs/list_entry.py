@@ -76,7 +76,7 @@ def as_pieces(served: ServedList, entry: ListEntry) -> tuple[str, bytes]:
         "_t", str(served.served_time),
         "_epoch", str(served.epoch),
         "_model", served.model_version,
-        "_mark", marks_text(served.index_mark, served.session_mark),
+        "_mark", marks_text(served.index_mark, served.session_mark, served.weights_version),
     ]  # fmt: skip
     if served.variant:
         meta += ("variant", served.variant)
@@ -106,15 +106,29 @@ def as_pieces(served: ServedList, entry: ListEntry) -> tuple[str, bytes]:
     return "BBBB" + "".join([_LENGTHS[length] for length in lengths]), counts + data
 
 
-def marks_text(index_mark: int, session_mark: int) -> str:
-    """Give what tells in Redis how far the catalogue, and the sessions if they are read, had been followed.
+def marks_text(index_mark: int, session_mark: int, weights_version: int = 0) -> str:
+    """Give what tells in Redis how far the catalogue, and if they are read the sessions and weights, had been followed.
 
     Examples
     --------
-    >>> marks_text(17, 0), marks_text(17, 250)
-    ('17', '17:250')
+    >>> marks_text(17, 0), marks_text(17, 250), marks_text(17, 250, 3)
+    ('17', '17:250', '17:250:3')
     """
+    if weights_version:
+        return f"{index_mark}:{session_mark}:{weights_version}"
     return f"{index_mark}:{session_mark}" if session_mark else str(index_mark)
+
+
+def read_marks(text: str) -> tuple[int, int, int]:
+    """Read what `marks_text` gave.
+
+    Examples
+    --------
+    >>> read_marks("17"), read_marks("17:250:3")
+    ((17, 0, 0), (17, 250, 3))
+    """
+    index_mark, session_mark, weights_version = (*map(int, text.split(":")), 0, 0)[:3]
+    return index_mark, session_mark, weights_version
 
 
 def as_outcome(reply: Any, served: ServedList | None) -> Outcome:
@@ -134,7 +148,7 @@ def _as_stored(served: ServedList, meta: Sequence[Any], scored: Sequence[Any]) -
     """The list that stands in Redis under this version; the snapshot is the given one, of equal version."""
     found = dict(zip(META_FIELDS, [_text(value) for value in meta], strict=True))
     pairs = [(_text(item), float(score)) for item, score in zip(scored[::2], scored[1::2], strict=True)]
-    index_mark, _, session_mark = found["_mark"].partition(":")
+    index_mark, session_mark, weights_version = read_marks(found["_mark"])
     return served._replace(
         rec_id=found["rec_id"],
         event_time=int(found["_wm"]),
@@ -142,8 +156,9 @@ def _as_stored(served: ServedList, meta: Sequence[Any], scored: Sequence[Any]) -
         epoch=int(found["_epoch"]),
         model_version=found["_model"],
         variant=found["variant"],
-        index_mark=int(index_mark),
-        session_mark=int(session_mark or 0),
+        index_mark=index_mark,
+        session_mark=session_mark,
+        weights_version=weights_version,
         items=load_slots(pairs, found["propensities"], found["sources"], found["order"]),
     )
 

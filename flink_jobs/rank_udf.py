@@ -235,4 +235,5 @@ def _served_list(batch: RankedBatch, user: int, variant: str) -> ServedList:
         items=ranked.items,
         snapshot=batch.snapshots[user].state,
         session_mark=ranked.session_mark,
+        weights_version=ranked.weights_version,
     )

@@ -43,7 +43,7 @@ def write_served(
     shared
         Model version and variant.
     numbers
-        Served time, epoch, index mark and session mark.
+        Served time, epoch, index mark, session mark and weights version.
     out, out_ends
         Where to write, with room for all; where each record ends.
     """
@@ -76,4 +76,5 @@ def write_served(
         at += 1
         at = put_string(out, at, snapshots, user)
         at = put_long(out, at, numbers[3])
+        at = put_long(out, at, numbers[4])
         out_ends[user] = at

@@ -57,6 +57,7 @@ class Kafka(_Section):
             9: "EdgeUpdate",
             10: "EdgeModel",
             11: "Example",
+            12: "LearntPart",
         },
         description="Confluent header: schema id to record name",
     )

@@ -1,19 +1,22 @@
 """The sessions of a log as a rank worker knows them at each moment: only what happened before it.
 
-A worker learns a little later, when the job's transaction is committed; training knows no such delay.
+A worker learns a little later, when the job's transaction is committed; training knows no such delay. For a model
+with `learnt_sessions` the log also goes through the learner of the learn job, and each moment is ranked by the newest
+version of before it.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from schemas.ids import item_hash, user_key
-from schemas.records import SessionDelta
+from schemas.records import LearntPart, SessionDelta
+from udfs.online.session_learner import LearnerSettings, SessionLearner
 from udfs.ranking.item_index import ItemIndex
 from udfs.ranking.live_sessions import LiveSessions, SessionCandidates, session_key
 from udfs.ranking.snapshot import Snapshot, StateColumns
@@ -31,11 +34,14 @@ class SessionClicks:
         uint64 (n,): `udfs.ranking.live_sessions.session_key`.
     item_hashes
         uint64 (n,)
+    learner
+        How the learn job learns from them, for models that use it.
     """
 
     times_ms: npt.NDArray[np.int64]
     session_keys: npt.NDArray[np.uint64]
     item_hashes: npt.NDArray[np.uint64]
+    learner: LearnerSettings = field(default_factory=LearnerSettings)
 
     def replay(self) -> ReplayedSessions:
         """Return a session source that has seen nothing yet."""
@@ -86,6 +92,12 @@ class ReplayedSessions:
         self._clicks = clicks
         self._live = LiveSessions()
         self._done = 0
+        self._learner: SessionLearner | None = None
+
+    @property
+    def weights_version(self) -> int:
+        """Version of the learnt ranker, 0: none yet."""
+        return self._live.weights_version
 
     def find(
         self,
@@ -102,4 +114,27 @@ class ReplayedSessions:
         before = before - self._done
         self.mark = self._done = part.stop
         keys, hashes = self._clicks.session_keys[part], self._clicks.item_hashes[part]
-        return self._live.find_between(items, snapshots, states, allowed, limit, keys, hashes, before)
+        versions = self._learn(keys, hashes, before) if items.settings.learnt_sessions else []
+        return self._live.find_between(
+            items, snapshots, states, allowed, limit, keys, hashes, before, versions
+        )
+
+    def _learn(
+        self,
+        keys: npt.NDArray[np.uint64],
+        hashes: npt.NDArray[np.uint64],
+        before: npt.NDArray[np.int64],
+    ) -> list[tuple[int, list[LearntPart]]]:
+        """Return the versions that these clicks make due, each with the first snapshot that comes after it."""
+        if self._learner is None:
+            self._learner = SessionLearner(self._clicks.learner)
+        found = []
+        step = self._learner.settings.ranker.batch
+        at = 0
+        while at < len(keys):
+            stop = min(at + step - self._learner.waiting, len(keys))
+            parts = self._learner.learn(keys[at:stop], hashes[at:stop])
+            if parts:
+                found.append((int(np.searchsorted(before, stop, side="left")), parts))
+            at = stop
+        return found

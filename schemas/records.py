@@ -91,6 +91,7 @@ class ServedList(NamedTuple):
     items: Sequence[ServedItem]
     snapshot: bytes
     session_mark: int = 0
+    weights_version: int = 0
 
 
 class SessionDelta(NamedTuple):
@@ -248,6 +249,15 @@ class EdgeModel(NamedTuple):
     released_time: int
 
 
+class LearntPart(NamedTuple):
+    """One part of what the session ranker has learnt."""
+
+    part: str
+    version: int
+    clicks: int
+    data: bytes
+
+
 Record = (
     Event
     | Item
@@ -260,6 +270,7 @@ Record = (
     | Example
     | EdgeUpdate
     | EdgeModel
+    | LearntPart
 )
 
 # Name in the schema -> class, of every record that can stand alone in a message.
@@ -275,6 +286,7 @@ MESSAGES: Final[dict[str, type[Record]]] = {
     "Example": Example,
     "EdgeUpdate": EdgeUpdate,
     "EdgeModel": EdgeModel,
+    "LearntPart": LearntPart,
 }
 # ... and of the records inside them.
 PARTS: Final[dict[str, type[EventItem | ServedItem | ExampleItem]]] = {

@@ -104,6 +104,13 @@ MODELS: Final = Topic(
     {"cleanup.policy": "compact", "max.message.bytes": str(MIB)},
 )
 
+WEIGHTS: Final = Topic(
+    "recs.weights.v1",
+    "LearntPart",
+    "part",
+    "one",
+    {"cleanup.policy": "compact", "max.message.bytes": str(MIB)},
+)
 EDGE_UPDATES: Final = Topic(
     "edge.updates.v1",
     "EdgeUpdate",
@@ -136,6 +143,7 @@ TOPICS: Final = (
     EXAMPLES,
     EDGE_UPDATES,
     EDGE_MODELS,
+    WEIGHTS,
 )
 
 

@@ -11,6 +11,7 @@ from schemas.records import (
     Example,
     ExampleItem,
     Item,
+    LearntPart,
     ModelPointer,
     ServedItem,
     ServedList,
@@ -141,4 +142,5 @@ SAMPLES = {
         "full",
         T,
     ),
+    "LearntPart": LearntPart("items/3", 4, 8_192, b"\x00TRIT"),
 }

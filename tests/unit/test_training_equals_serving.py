@@ -20,12 +20,14 @@ from model_export.item_side import ItemSideSettings, fit_items
 from model_export.moments import Moment, MomentSettings, collect_moments
 from model_export.session_replay import SessionClicks
 from model_export.sources.event_log import EventLog, columns_of
-from schemas.codec import decode_event, encode
+from schemas.codec import decode, decode_event, encode
 from schemas.ids import item_hash, user_key
 from schemas.records import EventItem, Item, SessionDelta
 from schemas.validation import effective_time
 from udfs.item_factors import ItemFactors
 from udfs.model.bundle import Bundle
+from udfs.online.publisher import PublisherSettings
+from udfs.online.session_learner import LearnerSettings, SessionLearner
 from udfs.ranking.catalogue import CatalogueView
 from udfs.ranking.features import FEATURE_NAMES
 from udfs.ranking.item_index import ItemIndex
@@ -167,9 +169,10 @@ def states_of_a_job(
         yield key, at_ms, before, held[key], step.deltas
 
 
-def test_features_of_training_are_those_that_a_job_ranks_with(
-    log: EventLog, index: ItemIndex, moments: list[Moment], trained: CandidateSet
-) -> None:
+def served_features(
+    log: EventLog, index: ItemIndex, moments: list[Moment], learner: SessionLearner | None = None
+) -> tuple[npt.NDArray[np.float32], LiveSessions]:
+    """Rank each moment as a worker does that has read all sessions before it, and all that a learner published."""
     openings = {(m.key, m.at_ms): number for number, m in enumerate(moments) if m.kind == "opening"}
     withins = {(m.key, m.at_ms): number for number, m in enumerate(moments) if m.kind == "within"}
     snapshots: dict[int, Snapshot] = {}
@@ -189,13 +192,38 @@ def test_features_of_training_are_those_that_a_job_ranks_with(
         while published and published[0].event_time < snapshots[number].at_ms:
             delta = published.pop(0)
             name = session_key(user_key(delta.tenant, delta.user_id), delta.session_ordinal)
-            sessions.observe(np.array([name], np.uint64), np.array([item_hash(delta.item_id)], np.uint64))
+            click = np.array([name], np.uint64), np.array([item_hash(delta.item_id)], np.uint64)
+            sessions.observe(*click)
+            for part in [] if learner is None else learner.learn(*click):
+                sessions.learnt.take(decode("LearntPart", encode(part)))
         rank_batch(served, [snapshots[number]], view, RANK, sessions)  # type: ignore[arg-type]
-    features = np.concatenate(served.ranker.features)
+    return np.concatenate(served.ranker.features), sessions
+
+
+def test_features_of_training_are_those_that_a_job_ranks_with(
+    log: EventLog, index: ItemIndex, moments: list[Moment], trained: CandidateSet
+) -> None:
+    features, _ = served_features(log, index, moments)
     wanted = trained.features.reshape(len(moments), RANK.finalists, -1)
     assert features.tobytes() == wanted.tobytes()
     assert (wanted[:, :, FEATURE_NAMES.index("session_rank")] > 0).any(axis=1).mean() > 0.5
     assert len(np.unique(wanted.reshape(-1, wanted.shape[-1]), axis=0)) > len(moments)
+
+
+def test_so_they_are_with_the_ranker_that_learns_in_the_stream(
+    log: EventLog,
+    index: ItemIndex,
+    replayed: tuple[list[Moment], SessionClicks],
+    trained: CandidateSet,
+) -> None:
+    moments, clicks = replayed
+    learning = dataclasses.replace(index, settings=dataclasses.replace(index.settings, learnt_sessions=1))
+    how = LearnerSettings(publisher=PublisherSettings(clicks=256))
+    wanted = candidate_set(learning, moments, dataclasses.replace(clicks, learner=how), RANK, EPOCH).features
+    features, sessions = served_features(log, learning, moments, SessionLearner(how))
+    assert sessions.weights_version > 5
+    assert features.tobytes() == wanted.tobytes()
+    assert wanted.tobytes() != trained.features.tobytes()
 
 
 def test_features_survive_the_states_bytes(

@@ -83,6 +83,7 @@ class ModelSettings:
     share_trending: float = 0.10  # the rest comes from the most popular
     share_devices: float = 0.0
     learnt_sessions: int = 0  # 1: the session source's order and scores are those of the ranker learnt in the stream
+    learnt_sessions: int = 0  # 1: the session source's order and scores are those of the ranker learnt in the stream
     reserve: int = 4  # best of each source that reach the ranker whatever the blend says
     nprobe: int = NPROBE  # inverted lists searched, for a bundle with inverted lists
     fold_in_alpha: float = 10.0  # implicit ALS: confidence = 1 + alpha * weight

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udfs.kernel_cache import kernel
+from udfs.neighbours.scan_arrays import Queries
 from udfs.neighbours.scan_kernel import latest_distinct
 
 
@@ -217,3 +218,49 @@ def step_sessions(
             step = np.float32(learning_rate) * share / np.sqrt(squares[row])
             for i in range(d):
                 vectors[row, i] -= step * gradients[q, i]
+
+
+def write_cosines(
+    vectors: NDArray[np.float32],
+    inverse: NDArray[np.float32],
+    place_weights: NDArray[np.float32],
+    queries: Queries,
+    rows: NDArray[np.int32],
+    counts: NDArray[np.int32],
+    out: NDArray[np.float32],
+) -> None:
+    """Write the four features of `item_embeddings.EMBEDDING_FEATURES` by given vectors.
+
+    Parameters
+    ----------
+    vectors, inverse
+        float32 (n, d) and (n,): item vectors, one over their lengths.
+    place_weights
+        float32 (K, K): from `ItemEmbeddings.place_weights`.
+    queries
+        Q sessions.
+    rows, counts
+        int32 (Q, N) and (Q,): their candidates.
+    out
+        float32 (Q, N, 4).
+    """
+    sessions = latest_items(queries, len(place_weights))
+    means, _ = session_means(vectors, place_weights, sessions)
+    similarities(vectors, inverse, sessions, means, rows, counts, out)
+
+
+def latest_items(queries: Queries, most: int) -> NDArray[np.int32]:
+    """Return each session's latest distinct items: int32 (Q, most), newest first, -1 behind them."""
+    sessions = np.empty((len(queries.start), most), np.int32)
+    session_items(queries.items, queries.start, queries.stop, sessions)
+    return sessions
+
+
+def session_means(
+    vectors: NDArray[np.float32], place_weights: NDArray[np.float32], sessions: NDArray[np.int32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the session vectors float32 (Q, d), and the weights used float32 (Q, K), as `session_vectors` does."""
+    means = np.empty((len(sessions), vectors.shape[1]), np.float32)
+    shares = np.empty(sessions.shape, np.float32)
+    session_vectors(vectors, place_weights, sessions, means, shares)
+    return means, shares

@@ -1,5 +1,6 @@
 """Item vectors learnt from the clicks as they come: a session points to what it clicks next."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,15 +9,18 @@ from numpy.typing import NDArray
 from udfs.neighbours.scan_arrays import Queries, largest_row
 from udfs.online.embedding_kernel import (
     inverse_lengths,
-    session_items,
-    session_vectors,
-    similarities,
+    latest_items,
+    session_means,
     step_rows,
     step_sessions,
+    write_cosines,
 )
+from udfs.online.random_words import random_from, random_words
 
 EMBEDDING_FEATURES = ("session_cosine", "last_cosine", "below_best_session_cosine", "below_best_last_cosine")
 """Names of what `ItemEmbeddings.features` gives of a candidate."""
+BLOCK_ROWS = 128
+"""Vectors that are published together; how often each block was touched is counted."""
 
 
 class EmbeddingSettings(NamedTuple):
@@ -59,9 +63,10 @@ class ItemEmbeddings:
     Notes
     -----
     **State**: `size_bytes`. **Steps**: AdaGrad's, so no gradient however large moves a row by more than the learning
-    rate times the root of the dimensions. **Source**: the tied cosine softmax is that of Hou et al., "CORE: simple
-    and effective session-based recommendation within consistent representation space", SIGIR 2022; here without its
-    transformer, and learnt click by click with replays.
+    rate times the root of the dimensions. `touches` counts, by block of `BLOCK_ROWS` rows, how often a vector was
+    moved; who publishes a block sets it to zero. **Source**: the tied cosine softmax is that of Hou et al., "CORE:
+    simple and effective session-based recommendation within consistent representation space", SIGIR 2022; here
+    without its transformer, and learnt click by click with replays.
 
     Examples
     --------
@@ -87,6 +92,7 @@ class ItemEmbeddings:
         self._past_items = np.zeros(chosen.remembered, np.int32)
         self._came = 0
         self._learnt = 0
+        self.touches = np.zeros(0, np.int64)
         self.make_room(items)
 
     def size_bytes(self) -> int:
@@ -105,6 +111,22 @@ class ItemEmbeddings:
         self._squares = np.concatenate([self._squares, np.full(more, _FIRST_SQUARE, np.float32)])
         self._inverse = np.concatenate([self._inverse, np.zeros(more, np.float32)])
         inverse_lengths(self.vectors, np.arange(have, len(self.vectors), dtype=np.int32), self._inverse)
+        blocks = -(-len(self.vectors) // BLOCK_ROWS)
+        self.touches = np.concatenate([self.touches, np.zeros(blocks - len(self.touches), np.int64)])
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Return all that it has learnt and drawn, the arrays themselves."""
+        return {name: getattr(self, name) for name in _ARRAYS} | {
+            "counts": np.array([self._came, self._learnt], np.int64),
+            "random": random_words(self._random),
+        }
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from what `state` gave; the arrays become its own."""
+        for name in _ARRAYS:
+            setattr(self, name, state[name])
+        self._came, self._learnt = state["counts"].tolist()
+        self._random = random_from(state["random"])
 
     def features(
         self,
@@ -131,9 +153,7 @@ class ItemEmbeddings:
         if out is None:
             out = np.zeros((*rows.shape, len(EMBEDDING_FEATURES)), np.float32)
         self.make_room(max(int(rows.max(initial=-1)), largest_row(queries)) + 1)
-        sessions = self._latest(queries)
-        means, _ = self._means(sessions)
-        similarities(self.vectors, self._inverse, sessions, means, rows, counts, out)
+        write_cosines(self.vectors, self._inverse, self.place_weights(), queries, rows, counts, out)
         return out
 
     def learn(self, queries: Queries, items: NDArray[np.int32]) -> None:
@@ -191,6 +211,8 @@ class ItemEmbeddings:
         step_rows(self.vectors, self._squares, rows, row_gradients, rate)
         inverse_lengths(self.vectors, rows, self._inverse)
         inverse_lengths(self.vectors, sessions.ravel(), self._inverse)
+        for touched in (rows, sessions[sessions >= 0]):
+            self.touches += np.bincount(touched // BLOCK_ROWS, minlength=len(self.touches))
         by_place /= len(items)
         self._place_squares += by_place**2
         self._log_places -= chosen.place_learning_rate * by_place / np.sqrt(self._place_squares)
@@ -200,15 +222,10 @@ class ItemEmbeddings:
         return np.exp(self._log_places)
 
     def _latest(self, queries: Queries) -> NDArray[np.int32]:
-        sessions = np.empty((len(queries.start), self.settings.session_items), np.int32)
-        session_items(queries.items, queries.start, queries.stop, sessions)
-        return sessions
+        return latest_items(queries, self.settings.session_items)
 
     def _means(self, sessions: NDArray[np.int32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        means = np.empty((len(sessions), self.settings.dimensions), np.float32)
-        shares = np.empty(sessions.shape, np.float32)
-        session_vectors(self.vectors, self.place_weights(), sessions, means, shares)
-        return means, shares
+        return session_means(self.vectors, self.place_weights(), sessions)
 
     def _remember(self, sessions: NDArray[np.int32], items: NDArray[np.int32]) -> None:
         places = (self._came + np.arange(len(items))) % self.settings.remembered
@@ -226,6 +243,16 @@ class ItemEmbeddings:
         self.step(self._past_sessions[places], self._past_items[places], self._past_items[drawn])
 
 
+_ARRAYS = (
+    "vectors",
+    "_squares",
+    "_inverse",
+    "_log_places",
+    "_place_squares",
+    "_past_sessions",
+    "_past_items",
+    "touches",
+)
 _FIRST_SPREAD = 0.1
 _FIRST_SQUARE = 0.01
 """What AdaGrad's second moments start from: the first step is no longer than ten times the gradient's own size."""

@@ -1,5 +1,8 @@
 """How much oftener an item is clicked than the ranker expected, where it was a candidate."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -75,6 +78,15 @@ class ItemLift:
             more = np.zeros(max(items, have + have // 2) - have)
             self._clicks = np.concatenate([self._clicks, more])
             self._expected = np.concatenate([self._expected, more])
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Return all that it has counted, the arrays themselves."""
+        return {"clicks": self._clicks, "expected": self._expected, "unit": np.array([self._unit])}
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from what `state` gave; the arrays become its own."""
+        self._clicks, self._expected = state["clicks"], state["expected"]
+        self._unit = float(state["unit"][0])
 
     def features(self, rows: NDArray[np.int32], counts: NDArray[np.int32], out: NDArray[np.float32]) -> None:
         """Write `LIFT_FEATURES` of candidates.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,6 +150,37 @@ class WeightLearner:
         self._first = np.zeros_like(weights.values)
         self._second = np.zeros_like(weights.values)
         self._open_window()
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Return weights, moments and the gate's window, as arrays."""
+        return {
+            "weights": self.weights.values,
+            "good": self._good.values,
+            "first": self._first,
+            "second": self._second,
+            "counts": np.array(
+                [
+                    self.weights.version,
+                    self._good.version,
+                    self._steps,
+                    self._window_lists,
+                    self.refused,
+                    self.fallbacks,
+                ],
+                np.int64,
+            ),
+            "gains": np.array([self._good_quotient, self._window_gain, self._window_first_gain]),
+        }
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from what `state` gave."""
+        version, good_version, self._steps, self._window_lists, self.refused, self.fallbacks = state[
+            "counts"
+        ].tolist()
+        self.weights = replace(self.weights, version=version, values=state["weights"])
+        self._good = replace(self.weights, version=good_version, values=state["good"])
+        self._first, self._second = state["first"], state["second"]
+        self._good_quotient, self._window_gain, self._window_first_gain = state["gains"].tolist()
 
     def fork(self) -> WeightLearner:
         """Return a learner that goes on from here by itself."""

@@ -1,5 +1,6 @@
 """Next items of a session: neighbours give candidates, the learnt ranker orders them, each click teaches both."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,10 @@ from udfs.ranking.top_k import order_key, row_of_key, sort_top
 
 RANKER_FEATURES = (*FEATURES, *EMBEDDING_FEATURES, *LIFT_FEATURES)
 """The columns that the ranker's weights belong to."""
+
+
+Scorer = Callable[[Candidates, Queries], NDArray[np.float32]]
+"""Gives a score of every candidate, float32 (Q, N)."""
 
 
 class SessionRankerSettings(NamedTuple):
@@ -113,6 +118,7 @@ class SessionRanker:
         items: NDArray[np.int32],
         allowed: NDArray[np.bool_] | None = None,
         limit: int = 20,
+        scorer: Scorer | None = None,
     ) -> NDArray[np.int32]:
         """Return the same, and learn what each session clicked next.
 
@@ -124,6 +130,8 @@ class SessionRanker:
             int32 (Q,): the rows that were clicked.
         allowed, limit
             As in `predict`.
+        scorer
+            Orders what is returned; what is learnt does not depend on it. By default the newest weights do.
         """
         found = np.full((len(queries.start), limit), -1, np.int32)
         for at in range(0, len(found), self.settings.batch):
@@ -137,7 +145,7 @@ class SessionRanker:
             candidates = Candidates(
                 candidates.counts[asked], candidates.rows[asked], candidates.scores[asked]
             )
-            found[at + asked] = self._rank_and_learn(candidates, part, clicked, limit)
+            found[at + asked] = self._rank_and_learn(candidates, part, clicked, limit, scorer)
         return found
 
     def predict_and_note(
@@ -194,12 +202,17 @@ class SessionRanker:
         return out
 
     def _rank_and_learn(
-        self, candidates: Candidates, queries: Queries, clicked: NDArray[np.int32], limit: int
+        self,
+        candidates: Candidates,
+        queries: Queries,
+        clicked: NDArray[np.int32],
+        limit: int,
+        scorer: Scorer | None,
     ) -> NDArray[np.int32]:
         features = self.features(candidates, queries)
         weights = self.learner.weights
         scores, hidden = weights.scores_and_hidden(features)
-        found = _best(candidates, scores, limit)
+        found = _best(candidates, scores if scorer is None else scorer(candidates, queries), limit)
         probabilities = click_probabilities(scores, candidates.counts)
         places = _places(candidates, clicked)
         lists = Lists(features, candidates.counts, places)

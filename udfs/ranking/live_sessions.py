@@ -1,6 +1,7 @@
 """The session source: sessions of all users as they happen, and what neighbours of a user's session did next.
 
-Items enter by hash, so the sessions outlive an epoch; the rows of each epoch are looked up once an item.
+Items enter by hash, so the sessions outlive an epoch; the rows of each epoch are looked up once an item. A model
+whose settings have `learnt_sessions` gets candidates in the order of the ranker that learns in the stream, as published.
 """
 
 from collections.abc import Sequence
@@ -10,19 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
+from schemas.records import LearntPart
 from udfs.item_factors import INTERACTION_WEIGHTS
 from udfs.kernel_cache import kernel
 from udfs.neighbours.index_arrays import IndexLimits
 from udfs.neighbours.item_table import ItemTable
-from udfs.neighbours.scan_arrays import FIRST, Queries, ScanSettings
+from udfs.neighbours.scan_arrays import FIRST, Candidates, Queries, ScanSettings
 from udfs.neighbours.session_index import SessionIndex
+from udfs.online.published_ranker import PublishedRanker
+from udfs.online.session_learner import CANDIDATES, LIMITS, SCAN
 from udfs.ranking.item_index import ItemIndex, row_of
 from udfs.ranking.snapshot import Snapshot, StateColumns
 from udfs.user_state import MAX_INTERACTIONS
 
-LIMITS = IndexLimits(sessions_per_item=128)
-SCAN = ScanSettings(query_items=5, neighbours=80, hop_items=5, hop_sessions=8)
-"""A lighter scan than the session protocol's, at half the cost: other sources and the learned ranker stand beside."""
 MOST_ITEMS = 1 << 21
 _EPOCHS_HELD = 2
 
@@ -35,7 +36,7 @@ class SessionCandidates(NamedTuple):
 
     counts: NDArray[np.int32]  # (U,)
     rows: NDArray[np.int32]  # (U, S)
-    score: NDArray[np.float32]  # (U, S), the first order of `udfs.neighbours`
+    score: NDArray[np.float32]  # (U, S), of the first order of `udfs.neighbours`, or the learnt probability
 
 
 def no_sessions(users: int) -> SessionCandidates:
@@ -73,6 +74,8 @@ class LiveSessions:
     ----------
     mark
         How far the log of sessions was applied; whoever applies it sets it, and lists carry it.
+    learnt
+        The ranker that learns in the stream, as far as its versions were taken.
     """
 
     def __init__(
@@ -84,12 +87,18 @@ class LiveSessions:
         self.mark = 0
         self._index = SessionIndex(limits or LIMITS, settings or SCAN)
         self._items = ItemTable(most_items)
+        self.learnt = PublishedRanker(self._items.add)
         self._rows: list[tuple[ItemIndex, NDArray[np.int32]]] = []
 
     @property
     def clicks(self) -> int:
         """Interactions learnt so far."""
         return self._index.clicks
+
+    @property
+    def weights_version(self) -> int:
+        """Version of the learnt ranker, 0: none yet."""
+        return self.learnt.version
 
     def observe(self, session_keys: NDArray[np.uint64], item_hashes: NDArray[np.uint64]) -> None:
         """Learn interactions in their order: uint64 (B,) of sessions and of items."""
@@ -132,6 +141,7 @@ class LiveSessions:
         session_keys: NDArray[np.uint64],
         item_hashes: NDArray[np.uint64],
         before: NDArray[np.int64],
+        versions: Sequence[tuple[int, Sequence[LearntPart]]] = (),
     ) -> SessionCandidates:
         """Answer and learn in the order in which it happened, as `SessionIndex.query_between` does.
 
@@ -143,6 +153,9 @@ class LiveSessions:
             uint64 (B,): interactions, all learnt in the end.
         before
             int64 (U,), non-decreasing: how many of them each user's snapshot comes after.
+        versions
+            Parts of the learnt ranker, and the first user to be ranked with them; users ascending. All are taken in
+            the end.
         """
         learnt = self._items.add(item_hashes)
         names = np.array(
@@ -153,14 +166,43 @@ class LiveSessions:
         rows = self.rows_in(items)
         if not len(rows):
             return no_sessions(len(snapshots))
+        is_learnt = bool(items.settings.learnt_sessions)
         found = self._index.query_between(
-            queries, session_keys, learnt, before, limit, (rows >= 0) & allowed[rows]
+            queries,
+            session_keys,
+            learnt,
+            before,
+            max(limit, CANDIDATES) if is_learnt else limit,
+            (rows >= 0) & allowed[rows],
         )
-        return SessionCandidates(
-            found.counts,
-            np.where(found.rows >= 0, rows[found.rows], 0),
-            np.ascontiguousarray(found.scores[:, :, FIRST]),
-        )
+        if is_learnt:
+            found_rows, score = self._by_learnt_order(found, queries, versions, limit)
+        else:
+            found_rows, score = found.rows, np.ascontiguousarray(found.scores[:, :, FIRST])
+        counts = np.minimum(found.counts, limit)
+        return SessionCandidates(counts, np.where(found_rows >= 0, rows[found_rows], 0), score)
+
+    def _by_learnt_order(
+        self,
+        found: Candidates,
+        queries: Queries,
+        versions: Sequence[tuple[int, Sequence[LearntPart]]],
+        limit: int,
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Return rows and probabilities of each user's best, int32 and float32 (U, limit), by the user's version."""
+        probabilities = np.zeros(found.rows.shape, np.float32)
+        users, start = len(found.counts), 0
+        for stop, parts in (*versions, (users, ())):
+            if stop > start:
+                of = slice(start, stop)
+                some = Candidates(found.counts[of], found.rows[of], found.scores[of])
+                asked = Queries(queries.items, queries.start[of], queries.stop[of], queries.keys[of])
+                probabilities[of] = self.learnt.probabilities(some, asked)
+            for part in parts:
+                self.learnt.take(part)
+            start = max(start, stop)
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :limit]
+        return np.take_along_axis(found.rows, order, axis=1), np.take_along_axis(probabilities, order, axis=1)
 
     def rows_in(self, items: ItemIndex) -> NDArray[np.int32]:
         """Return the epoch's row of each item met so far, int32, -1 where it has none."""

@@ -30,6 +30,7 @@ class Ranked(NamedTuple):
     index_mark: int
     items: list[ServedItem]
     session_mark: int
+    weights_version: int
 
 
 class RankedBatch(NamedTuple):
@@ -43,6 +44,7 @@ class RankedBatch(NamedTuple):
     snapshots: Sequence[Snapshot]
     mark: int
     session_mark: int
+    weights_version: int
     states: StateColumns
     history: History
     counts: NDArray[np.int32]  # (U,)
@@ -76,6 +78,7 @@ class RankedBatch(NamedTuple):
             self.mark,
             items,
             self.session_mark,
+            self.weights_version,
         )
 
     def lists(self) -> list[Ranked]:
