@@ -173,6 +173,7 @@ def train(
             canary={"rows": len(canary), "chosen": "at random among the rows of the examples"},
             ivf=lists,
             devices=work.devices(halves[-1]),
+            native=bytes(ranker.save_raw("ubj")),
         )
         bundle = Bundle.open(target, sha256)
     if later:

@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
 
-from clients.reader import Recommendations
+from clients.reader import Recommendations, Recommended
 from flink_jobs.session_feed import SessionFeed
 from flink_jobs.settings import Settings
-from schemas import topics
 from schemas.codec import Codec
 from schemas.ids import user_key
-from schemas.records import Item, ServedList
+from schemas.records import Item, ServedItem, ServedList
 from schemas.refusal import Refused
 from tailrace.errors import UserError
+from tailrace.experiment_orders import read_running
 from tailrace.list_view import UNKNOWN, Titled
 from tailrace.model_epochs import ITEMS, open_bundle
-from tailrace.topic_scan import TopicReader, partition_of
+from tailrace.served_lists import SCAN, SERVED, find_served
+from tailrace.topic_scan import TopicReader
 from udfs.model.bundle import Bundle
 from udfs.ranking.catalogue import CatalogueView
-from udfs.ranking.explain import Explanation, explain
+from udfs.ranking.explain import Contribute, Explanation, explain
 from udfs.ranking.live_sessions import LiveSessions
 from udfs.ranking.rank import RankSettings
 from udfs.ranking.snapshot import Snapshot
 
-SERVED = topics.SERVED.name
-SCAN = 50_000
 SHOWN_FEATURES = 4
+VARIANT = "default"  # what the job logs for users of no experiment
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class ListExplained:
         The catalogue could be read back to the mark that the list was made with.
     same_sessions
         Nobody's session has grown since, and their records have one order; else those of now were asked.
+    same_settings
+        What its variant of an experiment changes is known; else it was ranked as everybody is.
     """
 
     record: ServedList
@@ -55,6 +58,7 @@ class ListExplained:
     same_list: bool
     same_catalogue: bool
     same_sessions: bool
+    same_settings: bool
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -65,9 +69,11 @@ class ListExplained:
             "model_version": self.record.model_version,
             "index_mark": self.record.index_mark,
             "session_mark": self.record.session_mark,
+            "variant": self.record.variant,
             "same_list": self.same_list,
             "same_catalogue": self.same_catalogue,
             "same_sessions": self.same_sessions,
+            "same_settings": self.same_settings,
             "items": [dataclasses.asdict(item) for item in self.items],
         }
 
@@ -80,7 +86,8 @@ class ListExplained:
 
         line("")
         line(
-            f"ranked by epoch {record.epoch} ({record.model_version}), catalogue mark {record.index_mark}, "
+            f"list {record.rec_id}, variant {record.variant or 'none'}: ranked by epoch {record.epoch} "
+            f"({record.model_version}), catalogue mark {record.index_mark}, session mark {record.session_mark}, "
             f"from the state at version {record.version}"
         )
         if not self.same_list:
@@ -89,6 +96,8 @@ class ListExplained:
             line("note: the catalogue has moved on since; ranked again with today's", "yellow")
         if not self.same_sessions:
             line("note: others' sessions have moved on since; ranked again with those of now", "yellow")
+        if not self.same_settings:
+            line("note: its experiment no longer runs; ranked again as everybody is", "yellow")
         if self.items:
             shares = ", ".join(
                 f"{arm} {chance:.3f}" for arm, chance in self.items[0].arm_probabilities.items()
@@ -109,6 +118,9 @@ def sentences(item: Explanation) -> list[str]:
     if item.score is not None:
         best = sorted(item.contributions.items(), key=lambda pair: -abs(pair[1]))[:SHOWN_FEATURES]
         why = ", ".join(f"{name} {item.features[name]:.3g} ({by:+.3f})" for name, by in best if by)
+        if item.base is not None:
+            rest = item.score - item.base - sum(by for _, by in best)
+            why = f"base {item.base:+.3f}, {why}, all others {rest:+.3f}"
         lines.append(f"score {item.score:.3f}, number {item.finalist_place} of the first stage; {why}")
     if item.slot is not None and item.propensity is not None and item.draw is not None:
         lines.append(
@@ -137,7 +149,25 @@ def explain_list(settings: Settings, tenant: str, user_id: str, found: Recommend
             "the list is popular, not personal, or older than the log's reach",
             f"tailrace recs {user_id}, and again after the user's next event",
         )
+    same = record.rec_id == found.rec_id
+    return explain_record(settings, record, found.items if same else record.items, same)
+
+
+def explain_record(
+    settings: Settings,
+    record: ServedList,
+    shown: Sequence[Recommended | ServedItem],
+    same_list: bool = True,
+) -> ListExplained:
+    """Explain items of the list that a record of recs.served.v1 is of.
+
+    Raises
+    ------
+    UserError
+        TR-350 or TR-351 when its epoch is not here.
+    """
     bundle = open_bundle(settings, record.epoch)
+    key = user_key(record.tenant, record.user_id)
     view, exact = _catalogue(settings, bundle, record.index_mark)
     model = settings.model
     rank_settings = RankSettings(
@@ -148,38 +178,55 @@ def explain_list(settings: Settings, tenant: str, user_id: str, found: Recommend
         model.exploration_floor,
         model.rebuy_after_ms,
     )
+    changes = _variant_settings(settings, key, record.variant)
     snapshot = Snapshot(
-        key, tenant, user_id, record.version, record.event_time, record.epoch, record.snapshot
+        key,
+        record.tenant,
+        record.user_id,
+        record.version,
+        record.event_time,
+        record.epoch,
+        record.snapshot,
     )
     sessions, same_sessions = _sessions(settings, record.session_mark)
-    same = record.rec_id == found.rec_id
-    shown = found.items if same else record.items
+    contribute = _contributions(bundle)
+    how = dataclasses.replace(rank_settings, **(changes or {}))
     return ListExplained(
         record,
-        tuple(explain(bundle, snapshot, item.item_id, view, rank_settings, sessions) for item in shown),
-        same,
+        tuple(explain(bundle, snapshot, item.item_id, view, how, sessions, contribute) for item in shown),
+        same_list,
         exact,
         same_sessions,
+        changes is not None,
     )
 
 
-def find_served(settings: Settings, key: str, rec_id: str) -> ServedList | None:
-    """Give the record of a list, else the newest of the user, from the end of the user's partition."""
-    codec, newest = Codec(settings.kafka.schema_ids), None
-    with TopicReader(settings, SERVED) as reader:
-        partition = partition_of(key.encode(), len(reader.partitions()))
-        for record in reader.read_backwards(partition, SCAN):
-            if record.key != key.encode():
-                continue
-            try:
-                served = codec.decode("ServedList", record.value)
-            except Refused:
-                continue
-            assert isinstance(served, ServedList)
-            if served.rec_id == rec_id:
-                return served
-            newest = newest or served
-    return newest
+def _contributions(bundle: Bundle) -> Contribute | None:
+    """Give the exact contributions of a bundle's trees; None without its native ranker or without XGBoost."""
+    try:
+        from model_export.tree_contributions import TreeContributions
+    except ImportError:  # the extra `training` is not on every machine that reads lists
+        return None
+    try:
+        return TreeContributions.of(bundle)
+    except ValueError as error:
+        raise UserError(
+            "TR-351",
+            f"epoch {bundle.epoch}: refused: {error}",
+            "the file was changed after the bundle was opened",
+            "copy the bundle again from where it was trained",
+        ) from error
+
+
+def _variant_settings(settings: Settings, key: str, variant: str) -> dict[str, Any] | None:
+    """Give what the user's experiments change of a ranking; None when the list was made by others than run now."""
+    label, changes = read_running(settings).of_user(key)
+    if (label or VARIANT) != variant:
+        return {} if variant == VARIANT else None
+    known = {name: value for name, value in changes.items() if name != "epoch"}
+    if "candidates" in known:
+        known["candidates"] = max(known["candidates"], settings.model.finalists)
+    return known
 
 
 def _catalogue(settings: Settings, bundle: Bundle, mark: int) -> tuple[CatalogueView, bool]:

@@ -172,6 +172,7 @@ def make_bundle(
     settings: ModelSettings | None = None,
     ivf: InvertedLists | None = None,
     devices: DeviceTable | None = None,
+    native: bytes | None = None,
 ) -> Bundle:
     """Write a bundle at `path` and open it."""
     trees = trees or toy_trees()
@@ -188,6 +189,7 @@ def make_bundle(
         settings=settings,
         ivf=ivf,
         devices=devices,
+        native=native,
     )
     return Bundle.open(path, sha256)
 

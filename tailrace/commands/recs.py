@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from clients.reader import Recommendations
-from flink_jobs.settings import load
+from flink_jobs.settings import Settings, load
+from schemas.ids import user_key
 from schemas.records import DEFAULT_TENANT
 from schemas.refusal import Refused
 from tailrace.commands.options import Config, Json
@@ -36,16 +37,23 @@ def recs(
     explain: Annotated[
         bool, typer.Option("--explain", help="Why each item: source, features, rules, exploration, model.")
     ] = False,
+    rec_id: Annotated[
+        str | None, typer.Option("--rec-id", help="Explain this list of the user, also one no longer stored.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show a user's list as a reader gets it, with titles.
 
     `source` of the list is personal, stale, or popular for a user of whom nothing is stored. `propensity` is
-    the probability with which exploration let that source fill that slot.
+    the probability with which exploration let that source fill that slot. `--rec-id` explains a list from
+    recs.served.v1 or the lake instead.
 
     Exit code 1 when there is neither a personal nor a popular list.
     """
     settings = load(config)
+    if rec_id is not None:
+        _explain_stored(settings, user, tenant, rec_id, as_json)
+        return
     with reader(settings) as lists, store(settings) as client:
         try:
             found = lists.get(user, tenant)
@@ -72,6 +80,20 @@ def recs(
     console.print(list_table(found, titles))
     if why is not None:
         why.show(console, titles)
+
+
+def _explain_stored(settings: Settings, user: str, tenant: str, rec_id: str, as_json: bool) -> None:
+    from tailrace.explanation import explain_record
+    from tailrace.served_lists import stored_list
+
+    record = stored_list(settings, user_key(tenant, user), rec_id)
+    why = explain_record(settings, record, record.items)
+    if as_json:
+        typer.echo(json.dumps({"user_id": user, "tenant": tenant, "explain": why.as_dict()}))
+        return
+    with store(settings) as client:
+        titles = Titles(settings, client, tenant).of(item.item_id for item in record.items)
+    why.show(Console(highlight=False), titles)
 
 
 def similar(

@@ -20,6 +20,7 @@ from udfs.model.manifest import (
     CATEGORY_NAMES,
     ITEM_IDS,
     MANIFEST,
+    NATIVE_RANKER,
     RANKER,
     FileEntry,
     Manifest,
@@ -47,6 +48,7 @@ def write_bundle(
     canary: Mapping[str, Any] | None = None,
     ivf: InvertedLists | None = None,
     devices: DeviceTable | None = None,
+    native: bytes | None = None,
 ) -> str:
     """Write a bundle folder atomically.
 
@@ -71,6 +73,8 @@ def write_bundle(
         Of `udfs.ranking.inverted_lists.build_ivf`, for a catalogue above `EXACT_UP_TO_ITEMS`.
     devices
         What devices have learnt, row-aligned with the items; its privacy belongs into `data`.
+    native
+        The ranker as its trainer saves it (XGBoost's UBJSON), for exact explanations; None: none.
 
     Returns
     -------
@@ -103,6 +107,8 @@ def write_bundle(
     names = {str(key): name for key, name in sorted(items.category_names.items())}
     files[CATEGORY_NAMES] = json.dumps(names).encode()
     files[RANKER] = ranker
+    if native is not None:
+        files[NATIVE_RANKER] = native
     manifest = Manifest(
         epoch=epoch,
         model_version=model_version,

@@ -16,6 +16,7 @@ from udfs.model.refusal import BundleRefused
 FORMAT = 1
 MANIFEST = "manifest.json"
 RANKER = "ranker.onnx"
+NATIVE_RANKER = "ranker.ubj"  # the trees as the trainer keeps them, for explanations; workers do not read it
 ITEM_IDS = "item_ids.json"
 CATEGORY_NAMES = "category_names.json"
 NEIGHBOURS_PER_ITEM = 50
@@ -56,7 +57,7 @@ ALL_ARRAYS = ARRAYS | LIST_ARRAYS | DEVICE_ARRAYS
 REQUIRED_FILES = frozenset({f"{name}.npy" for name in ARRAYS} | {RANKER, ITEM_IDS, CATEGORY_NAMES})
 LIST_FILES = frozenset(f"{name}.npy" for name in LIST_ARRAYS)
 DEVICE_FILES = frozenset(f"{name}.npy" for name in DEVICE_ARRAYS)
-KNOWN_FILES = REQUIRED_FILES | LIST_FILES | DEVICE_FILES
+KNOWN_FILES = REQUIRED_FILES | LIST_FILES | DEVICE_FILES | {NATIVE_RANKER}
 DEVICE_SETTINGS = ("weight_devices", "share_devices")
 """Left out of a manifest without a table of devices, which is so the same as before there was one."""
 
@@ -82,8 +83,9 @@ class ModelSettings:
     share_sessions: float = 0.20
     share_trending: float = 0.10  # the rest comes from the most popular
     share_devices: float = 0.0
-    learnt_sessions: int = 0  # 1: the session source's order and scores are those of the ranker learnt in the stream
-    learnt_sessions: int = 0  # 1: the session source's order and scores are those of the ranker learnt in the stream
+    learnt_sessions: int = (
+        0  # 1: the session source's order and scores are those of the ranker learnt in the stream
+    )
     reserve: int = 4  # best of each source that reach the ranker whatever the blend says
     nprobe: int = NPROBE  # inverted lists searched, for a bundle with inverted lists
     fold_in_alpha: float = 10.0  # implicit ALS: confidence = 1 + alpha * weight

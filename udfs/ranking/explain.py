@@ -1,8 +1,10 @@
 """Why an item stands where it stands, by ranking again from the snapshot: serving keeps nothing for it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from schemas.ids import item_hash
 from udfs.model.bundle import Bundle
@@ -21,6 +23,9 @@ from udfs.ranking.retrieval import RETRIEVERS
 from udfs.ranking.rules import bought_recently
 from udfs.ranking.snapshot import Snapshot
 from udfs.user_state import SOURCES
+
+Contribute = Callable[[NDArray[np.float32]], NDArray[np.float64]]
+"""Rows of features, float32 (n, F), to what each adds to the score and the base last, float64 (n, F + 1)."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +49,11 @@ class Explanation:
     score
         The ranker's, of a finalist.
     contributions
-        Name to how much the score falls when the feature takes the median of the user's finalists instead;
-        interactions between features make these add up to something else than the score.
+        Name to what the feature adds to the score. With `base` known these are exact: they and the base add up to the
+        score. Without, each says how much the score falls when the feature takes the median of the user's finalists
+        instead, and interactions make them add up to something else.
+    base
+        What the ranker gives before it looks at any feature; None: not known, the bundle has no native ranker.
     slot
         Place in the list, from 1; None: not in it.
     slot_source, propensity, draw
@@ -65,6 +73,7 @@ class Explanation:
     features: dict[str, float]
     score: float | None
     contributions: dict[str, float]
+    base: float | None
     slot: int | None
     slot_source: str | None
     propensity: float | None
@@ -79,6 +88,7 @@ def explain(
     catalogue: CatalogueView,
     settings: RankSettings,
     sessions: SessionSource | None = None,
+    contribute: Contribute | None = None,
 ) -> Explanation:
     """Explain one item of one user's ranking.
 
@@ -96,6 +106,8 @@ def explain(
         As when it was ranked.
     sessions
         As read when it was ranked; None: not read.
+    contribute
+        Exact contributions of the bundle's own ranker; None: there are none, see `Explanation`.
 
     Raises
     ------
@@ -117,6 +129,12 @@ def explain(
     )
     row = bundle.items.row(item_hash(item_id))
     place = _where(found.finalists.rows[0, : found.finalists.counts[0]], row)
+    added, base = {}, None
+    if place is not None and contribute is None:
+        added = _contributions(bundle, found, place, settings)
+    elif place is not None and contribute is not None:
+        *parts, base = contribute(found.features[place][None, :])[0].tolist()
+        added = dict(zip(FEATURE_NAMES, parts, strict=True))
     slot = None if place is None else _where(lists.places[0, : lists.counts[0]], place)
     return Explanation(
         item_id=item_id,
@@ -131,7 +149,8 @@ def explain(
         if place is None
         else dict(zip(FEATURE_NAMES, found.features[place].tolist(), strict=True)),
         score=None if place is None else round(float(scores[place]), SCORE_DECIMALS),
-        contributions={} if place is None else _contributions(bundle, found, place, settings),
+        contributions=added,
+        base=base,
         slot=None if slot is None else slot + 1,
         slot_source=None if slot is None else SOURCES[lists.arms[0, slot]],
         propensity=None if slot is None else round(float(lists.propensity[0, slot]), PROPENSITY_DECIMALS),
