@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from flink_jobs.federate_lines import BLOCK_NUMBERS, StoredNumbers
+from flink_jobs.federate_numbers import BLOCK_NUMBERS, StoredNumbers
 from schemas.codec import decode, encode
 from schemas.ids import user_key
 from schemas.records import EdgeUpdate
@@ -115,7 +115,7 @@ def add(line: LineSettings, packets: list[bytes], count: int, states: list[State
     numbers.put_weights(np.zeros(line.dimension))
     for packet in packets:
         step = on_batch(logic, LineHead.decode(head), numbers, [unpack_packet(packet)], 0)
-        numbers.keep(step)
+        numbers.keep(step, LineHead.decode(head).contributions)
         head = step.head.encode()
     assert LineHead.decode(head).contributions == count
 

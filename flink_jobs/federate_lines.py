@@ -2,9 +2,11 @@
 
 **State** (keyed by line shard, RocksDB), each value at most 256 KiB and some bytes, whatever the model's size
     `heads`: line → `LineHead`, 48 bytes a contribution of the open cohort. `weights`: line and block → that part of
-    the newest model. `sums`: line, base version and block → that part of a partial sum. `shard`: counts.
+    the newest model. `sums`: line, base version and block → that part of a partial sum. `kept`: line and number →
+    some single contributions of the open cohort, for rules that vote (`udfs.federate.robust`), at most 8 MiB a line.
+    `shard`: counts.
 **Forgets**
-    A cohort's sums when it is released. A line that the settings no longer name stays as it is.
+    A cohort's sums and contributions when it is released. A line that the settings no longer name stays as it is.
 **Order**
     Contributions of a window are taken in the order of the broker's time. Sums do not depend on it; which
     contributions a cohort has does, and its noise depends on the cohort.
@@ -17,16 +19,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from struct import Struct
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pyflink.common import Row, Types
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext
 from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
 
 from flink_jobs.dead_letter import dead_letter
+from flink_jobs.federate_numbers import StoredNumbers
 from flink_jobs.federate_settings import Federate, model_lines
 from flink_jobs.federate_store import JOB, open_store
 from flink_jobs.prefix import EDGE_UPDATES
@@ -39,11 +40,10 @@ from schemas.ids import user_key
 from schemas.records import EdgeModel
 from udfs.federate.contribution import Packet, unpack_packet
 from udfs.federate.line import LineLogic
-from udfs.federate.line_batch import BatchStep, on_batch
+from udfs.federate.line_batch import on_batch
 from udfs.federate.line_settings import LineSettings
-from udfs.federate.line_state import LineHead, decode_sum, encode_sum, first_state
+from udfs.federate.line_state import LineHead, first_state
 from udfs.federate.release import Seed, first_record
-from udfs.privacy.fixed_point import FixedPointSum
 from udfs.privacy.keyed_noise import MIN_KEY_BYTES
 from udfs.privacy.terms import Mode
 
@@ -55,13 +55,6 @@ OUTPUT_TYPE = Types.ROW_NAMED(
 )
 DEAD_LETTER, MODEL = range(2)
 """Kinds of output rows."""
-
-BLOCK_NUMBERS = 32_768
-"""Numbers in a state value, 256 KiB: RocksDB reads and writes values whole."""
-
-FORMAT = 1
-_BLOCK = Struct("<BxxxI")
-"""Format; numbers in the whole model."""
 
 
 class LineShell(KeyedProcessFunction):
@@ -88,6 +81,7 @@ class LineShell(KeyedProcessFunction):
             return runtime_context.get_map_state(MapStateDescriptor(name, Types.STRING(), blob))
 
         self._heads, self._weights, self._sums = blobs("heads"), blobs("weights"), blobs("sums")
+        self._kept = blobs("kept")
         self._shard = runtime_context.get_state(ValueStateDescriptor("shard", blob))
         federate, shards = self._settings.federate, self._settings.job.shards
         self._index_of_key = index_of_keys(shards)
@@ -135,7 +129,8 @@ class LineShell(KeyedProcessFunction):
         clock_ms: int,
         counts: dict[str, int],
     ) -> Iterator[Row]:
-        numbers = StoredNumbers(name, logic.line.dimension, self._weights, self._sums)
+        kept = self._kept if logic.line.robust_rule.keeps_contributions else None
+        numbers = StoredNumbers(name, logic.line.dimension, self._weights, self._sums, kept)
         blob = self._heads.get(name)
         if blob is None:
             state = first_state(np.zeros(logic.line.dimension), logic.line.first_clip_norm)
@@ -148,7 +143,7 @@ class LineShell(KeyedProcessFunction):
         step = on_batch(logic, head, numbers, packets, clock_ms)
         if step.head != head:
             self._heads.put(name, step.head.encode())
-            numbers.keep(step)
+            numbers.keep(step, head.contributions)
         for one, refused in step.refused:
             place = (EDGE_UPDATES, one.partition, one.offset, one.at_ms)
             kept = one.without_numbers(
@@ -162,60 +157,6 @@ class LineShell(KeyedProcessFunction):
             is_refusal = any(refused.reason == counter for _, refused in step.refused)
             told = f"refused_{counter}" if is_refusal else f"line_{counter}"
             counts[told] = counts.get(told, 0) + by
-
-
-class StoredNumbers:
-    """The numbers of one line in Flink's state, by block."""
-
-    def __init__(self, name: str, dimension: int, weights: Any, sums: Any) -> None:
-        self._name = name
-        self._dimension = dimension
-        self._weights = weights
-        self._sums = sums
-        self._starts = range(0, dimension, BLOCK_NUMBERS)
-
-    def weights(self) -> NDArray[np.float64]:
-        """The newest model, float64 (d,)."""
-        blocks = []
-        for start in self._starts:
-            block = self._weights.get(f"{self._name}/{start}") or bytes(_BLOCK.size)
-            form, dimension = _BLOCK.unpack_from(block)
-            if (form, dimension) != (FORMAT, self._dimension):
-                raise ValueError(
-                    f"line {self._name!r}: the state has a model of format {form} and {dimension} numbers, wanted "
-                    f"format {FORMAT} and {self._dimension}; give the line another name"
-                )
-            blocks.append(np.frombuffer(block, "<f8", offset=_BLOCK.size))
-        return np.concatenate(blocks)
-
-    def put_weights(self, weights: NDArray[np.float64]) -> None:
-        """Store a model."""
-        head = _BLOCK.pack(FORMAT, self._dimension)
-        for start in self._starts:
-            block = weights[start : start + BLOCK_NUMBERS].astype("<f8").tobytes()
-            self._weights.put(f"{self._name}/{start}", head + block)
-
-    def sum_of(self, base_version: int) -> FixedPointSum | None:
-        """The sum of what started from a version; None: there is none."""
-        parts = []
-        for start in self._starts:
-            block = self._sums.get(f"{self._name}/{base_version}/{start}")
-            if block is None:
-                return None
-            parts.append(decode_sum(block))
-        return FixedPointSum(parts[0].contributions, np.concatenate([part.total for part in parts]))
-
-    def keep(self, step: BatchStep) -> None:
-        """Store what a batch made."""
-        for base in step.dropped:
-            for start in self._starts:
-                self._sums.remove(f"{self._name}/{base}/{start}")
-        for base, partial in step.sums.items():
-            for start in self._starts:
-                part = FixedPointSum(partial.contributions, partial.total[start : start + BLOCK_NUMBERS])
-                self._sums.put(f"{self._name}/{base}/{start}", encode_sum(part))
-        if step.weights is not None:
-            self.put_weights(step.weights)
 
 
 def noise_seed(federate: Federate, lines: dict[str, LineSettings]) -> Seed:

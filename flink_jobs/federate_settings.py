@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 from schemas.ids import check_id
 from udfs.federate.ledger import MAX_LINES
 from udfs.federate.line_settings import MAX_DIMENSION, LineSettings
+from udfs.federate.robust import Rule
 from udfs.privacy.keyed_noise import MIN_KEY_BYTES
 from udfs.privacy.terms import Mode
 
@@ -35,6 +36,9 @@ class FederateLine(_Section):
     clip_rate: float = 0.2
     max_staleness: int = 20
     step_size: float = 1.0
+    robust_rule: Literal["none", "norm_bound", "trimmed_mean", "multi_krum"] = "none"
+    robust_share: float = 0.2
+    robust_bound_clips: float = 1.0
 
 
 class Federate(_Section):
@@ -96,8 +100,8 @@ def line_settings(name: str, line: FederateLine) -> LineSettings:
     ValueError
         Where a promise would not hold.
     """
-    given = line.model_dump()
-    return LineSettings(name=name, **{**given, "mode": Mode(line.mode)}).checked()
+    given = {**line.model_dump(), "mode": Mode(line.mode), "robust_rule": Rule(line.robust_rule)}
+    return LineSettings(name=name, **given).checked()
 
 
 def model_lines(federate: Federate) -> dict[str, LineSettings]:

@@ -24,7 +24,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # PyFlink's own, while it is imported
     from flink_jobs import federate_ledgers, federate_lines
     from flink_jobs.federate_ledgers import PACKET, SOURCES, LedgerShell
-    from flink_jobs.federate_lines import BLOCK_NUMBERS, MODEL, LineShell
+    from flink_jobs.federate_lines import MODEL, LineShell
+    from flink_jobs.federate_numbers import BLOCK_NUMBERS
     from flink_jobs.federate_settings import model_lines
     from flink_jobs.prefix import CONTROL, EDGE_UPDATES, SOURCE_STRIDE
     from flink_jobs.submit import shipped_settings

@@ -12,8 +12,9 @@ from schemas.ids import user_key
 from schemas.records import EdgeModel, EdgeUpdate
 from schemas.refusal import Refused
 from udfs.federate.line_settings import LineSettings
-from udfs.federate.line_state import USER_BYTES, LineHead, LineState
+from udfs.federate.line_state import USER_BYTES, KeptRows, LineHead, LineState
 from udfs.federate.release import Seed, noise_shares, release
+from udfs.federate.robust import Rule, bounded_units
 from udfs.federate.update_check import update_digest
 from udfs.privacy.fixed_point import MAX_COUNT, empty_sum
 from udfs.privacy.terms import Mode
@@ -101,10 +102,18 @@ class LineLogic:
         if refused is not None:
             return LineStep(state, released, refused, counts=(refused.reason,))
         base = update.base_version
+        if self._line.robust_rule is Rule.NORM_BOUND:
+            units = bounded_units(units[None, :], self._line.robust_bound_clips * update.clip_norm)[0]
+        sums, kept = state.sums, state.kept
         try:
-            partial = state.sums.get(base, empty_sum(self._line.dimension)).add(units)
+            partial = sums.get(base, empty_sum(self._line.dimension)).add(units)
         except Refused as over:
             return LineStep(state, released, over, counts=(over.reason,))
+        if self._line.robust_rule.keeps_contributions:
+            one = KeptRows(np.array([base]), units[None, :])
+            kept = one if kept is None else kept.added(one)
+        else:
+            sums = {**sums, base: partial}
         counts = dict(head.bases)
         counts[base] = counts.get(base, 0) + 1
         opened_ms = at_ms if head.opened_ms is None else min(head.opened_ms, at_ms)
@@ -116,7 +125,7 @@ class LineLogic:
             users=head.users + user,
             digests=head.digests + digest,
         )
-        state = LineState(head, state.weights, {**state.sums, base: partial})
+        state = LineState(head, state.weights, sums, kept)
         trigger = self.trigger(head, at_ms)
         if trigger is not None:
             state, record = self.release(state, trigger)

@@ -19,8 +19,10 @@ from schemas.records import EdgeModel
 from schemas.refusal import Refused
 from udfs.federate.contribution import Contribution, Packet
 from udfs.federate.line import LineLogic
-from udfs.federate.line_state import LineHead, LineState
+from udfs.federate.line_state import KeptRows, LineHead, LineState
+from udfs.federate.robust import Rule, bounded_units
 from udfs.privacy.fixed_point import MAX_COUNT, FixedPointSum, empty_sum
+from udfs.privacy.quantise import WIDTHS
 from udfs.recency_set import find
 
 
@@ -32,6 +34,9 @@ class LineNumbers(Protocol):
 
     def sum_of(self, base_version: int) -> FixedPointSum | None:
         """The sum of what started from a version; None: there is none."""
+
+    def kept(self, count: int) -> KeptRows:
+        """The single contributions of the open cohort, `count` of them, for a rule that votes."""
 
 
 class BatchStep(NamedTuple):
@@ -53,6 +58,9 @@ class BatchStep(NamedTuple):
         Contributions that are in no sum, and why.
     counts
         Names of counters and by how much to raise them.
+    kept
+        Single contributions to keep with those of the open cohort, after those that are stored, or after none where a
+        version was released.
     """
 
     head: LineHead
@@ -62,6 +70,7 @@ class BatchStep(NamedTuple):
     released: tuple[EdgeModel, ...]
     refused: tuple[tuple[Contribution, Refused], ...]
     counts: dict[str, int]
+    kept: KeptRows | None = None
 
 
 def on_batch(
@@ -101,6 +110,8 @@ class _Cohort:
         self._packets = packets
         self._stored = tuple(base for base, _ in head.bases)
         self._sums: dict[int, FixedPointSum] = {}
+        self._kept: KeptRows | None = None
+        self._n_stored = head.contributions
         self._weights: NDArray[np.float64] | None = None
         self._released: list[EdgeModel] = []
         self._refused: list[tuple[Contribution, Refused]] = []
@@ -142,12 +153,14 @@ class _Cohort:
         """Make the next version, and open an empty cohort."""
         head = self._add()
         weights = self._numbers.weights() if self._weights is None else self._weights
-        sums = {base: self._sum(base) for base, _ in head.bases}
-        state, record = self._logic.release(LineState(head, weights, sums), trigger)
+        votes = self._logic.line.robust_rule.keeps_contributions
+        sums = {} if votes else {base: self._sum(base) for base, _ in head.bases}
+        kept = self._all_kept() if votes else None
+        state, record = self._logic.release(LineState(head, weights, sums, kept), trigger)
         self._weights = state.weights
         self._released.append(record)
         self._counts["released"] += 1
-        self._sums = {}
+        self._sums, self._kept = {}, None
         self._open(state.head)
 
     def step(self) -> BatchStep:
@@ -160,6 +173,7 @@ class _Cohort:
             tuple(self._released),
             tuple(self._refused),
             dict(self._counts),
+            self._kept,
         )
 
     def _open(self, head: LineHead) -> None:
@@ -245,6 +259,8 @@ class _Cohort:
     def _add(self) -> LineHead:
         """Add the numbers that were taken, and return the head with them."""
         head = self.head()
+        if self._logic.line.robust_rule is not Rule.NONE:
+            self._add_singly()
         edges = np.cumsum([0, *(len(packet.fixed) for packet in self._packets)])
         for base, numbers in self._taken.items():
             taken = np.sort(numbers)
@@ -261,11 +277,43 @@ class _Cohort:
         self._head = head
         return head
 
+    def _add_singly(self) -> None:
+        """Keep or bound the contributions that were taken, one by one and in that order."""
+        line, new = self._logic.line, [self._contribution(number) for number in self._new]
+        self._counts["contributed"] += len(new)
+        self._taken, self._new = {}, []
+        if not new:
+            return
+        bases = np.array([one.base_version for one in new])
+        units = np.stack(
+            [np.frombuffer(one.payload, WIDTHS[one.bits]).astype(np.int64) * one.step for one in new]
+        )
+        if line.robust_rule.keeps_contributions:
+            more = KeptRows(bases, units)
+            self._kept = more if self._kept is None else self._kept.added(more)
+            return
+        for place, one in enumerate(new):
+            bound = line.robust_bound_clips * one.clip_norm
+            bounded = bounded_units(units[place : place + 1], bound)[0]
+            self._sums[one.base_version] = self._sum(one.base_version).add(bounded)
+
+    def _all_kept(self) -> KeptRows:
+        found = KeptRows.empty(self._logic.line.dimension)
+        if not self._released and self._n_stored:
+            found = self._numbers.kept(self._n_stored)
+        return found if self._kept is None else found.added(self._kept)
+
     def _sum(self, base: int) -> FixedPointSum:
+        line = self._logic.line
         found = self._sums.get(base)
         if found is None and not self._released:
             found = self._numbers.sum_of(base)
-        return empty_sum(self._logic.line.dimension) if found is None else found
+            if found is None and base in self._stored and not line.robust_rule.keeps_contributions:
+                raise ValueError(
+                    f"line {line.name!r}: the sum of version {base} is not in the state; a cohort that was opened "
+                    "under a rule that votes cannot be added up: give the line another name"
+                )
+        return empty_sum(line.dimension) if found is None else found
 
     def _contribution(self, number: int) -> Contribution:
         for packet in self._packets:

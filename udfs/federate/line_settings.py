@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import inf, isfinite
 from typing import Final, NamedTuple
 
+from udfs.federate.robust import Rule, check_rule
 from udfs.privacy.fixed_point import MAX_COUNT, MIN_SIGMA
 from udfs.privacy.gaussian import MIN_DELTA
 from udfs.privacy.terms import Mode, Terms
@@ -40,6 +41,8 @@ class LineSettings(NamedTuple):
         A contribution further behind is refused.
     step_size
         Of the server: 1 adds the mean change.
+    robust_rule, robust_share, robust_bound_clips
+        See `udfs.federate.robust`: how attackers are outvoted, which share of them, and the bound of the norm.
 
     Examples
     --------
@@ -62,6 +65,9 @@ class LineSettings(NamedTuple):
     clip_rate: float = 0.2
     max_staleness: int = 20
     step_size: float = 1.0
+    robust_rule: Rule = Rule.NONE
+    robust_share: float = 0.2
+    robust_bound_clips: float = 1.0
 
     def terms(self, clip_norm: float) -> Terms:
         """Return the terms of a contribution under a clip."""
@@ -112,6 +118,14 @@ class LineSettings(NamedTuple):
         ):
             if not holds:
                 raise ValueError(f"line {self.name!r}: {name}: wanted {wanted}, got {getattr(self, name)}")
+        cohort = (self.cohort_min, self.cohort_size)
+        try:
+            check_rule(
+                self.robust_rule, self.robust_share, self.robust_bound_clips, self.mode, self.noise_multiplier,
+                cohort, self.dimension,
+            )  # fmt: skip
+        except ValueError as error:
+            raise ValueError(f"line {self.name!r}: {error}") from error
         return self
 
     @property

@@ -129,8 +129,62 @@ class LineHead(NamedTuple):
         )
 
 
+class KeptRows(NamedTuple):
+    """Single contributions of the cohort, in the order of the head's digests; only for rules that vote.
+
+    Attributes
+    ----------
+    bases
+        int64 (n,): base version of each.
+    units
+        int64 (n, d)
+    """
+
+    bases: NDArray[np.int64]
+    units: NDArray[np.int64]
+
+    @classmethod
+    def empty(cls, dimension: int) -> KeptRows:
+        """None of them."""
+        return cls(np.zeros(0, np.int64), np.zeros((0, dimension), np.int64))
+
+    def added(self, more: KeptRows) -> KeptRows:
+        """These, then more."""
+        return KeptRows(np.concatenate([self.bases, more.bases]), np.concatenate([self.units, more.units]))
+
+    def encode(self) -> bytes:
+        """Versioned bytes: 8 a number and a contribution beside 16.
+
+        Examples
+        --------
+        >>> blob = KeptRows(np.array([3, 4]), np.array([[1, 2], [-3, 4]])).encode()
+        >>> len(blob), KeptRows.decode(blob).units.tolist(), KeptRows.decode(blob).bases.tolist()
+        (64, [[1, 2], [-3, 4]], [3, 4])
+        """
+        count, dimension = self.units.shape
+        numbers = self.bases.astype("<i8").tobytes() + self.units.astype("<i8").tobytes()
+        return _SUM.pack(FORMAT, count, dimension, 0) + numbers
+
+    @classmethod
+    def decode(cls, blob: bytes) -> KeptRows:
+        """Read a blob.
+
+        Raises
+        ------
+        ValueError
+            For bytes of another format, or of another length than they say.
+        """
+        _check_format("kept contributions", blob)
+        _, count, dimension, _ = _SUM.unpack_from(blob)
+        wanted = _SUM.size + 8 * count * (1 + dimension)
+        if len(blob) != wanted:
+            raise ValueError(f"kept contributions: wanted {wanted} bytes, got {len(blob)}")
+        numbers = np.frombuffer(blob, "<i8", offset=_SUM.size).astype(np.int64)
+        return cls(numbers[:count], numbers[count:].reshape(count, dimension))
+
+
 class LineState(NamedTuple):
-    """A line with its numbers. A job keeps the three parts apart: head, model, and a sum a base version.
+    """A line with its numbers. A job keeps the parts apart: head, model, and a sum a base version.
 
     Attributes
     ----------
@@ -141,11 +195,14 @@ class LineState(NamedTuple):
     sums
         Base version to the sum of what starts from it. Stale ones are weighted at release, not before, so that
         sums of masked or encrypted contributions could be weighted as well.
+    kept
+        Single contributions, where the rule of the line votes on them; then there are no sums. None: none.
     """
 
     head: LineHead
     weights: NDArray[np.float64]
     sums: dict[int, FixedPointSum]
+    kept: KeptRows | None = None
 
 
 def first_state(weights: NDArray[np.float64], clip_norm: float) -> LineState:

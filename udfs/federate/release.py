@@ -6,10 +6,12 @@ from math import exp, sqrt
 from typing import Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from schemas.records import EdgeModel
 from udfs.federate.line_settings import COUNT_NOISE_SHARE, MAX_CLIP, MIN_CLIP, LineSettings
-from udfs.federate.line_state import LineHead, LineState
+from udfs.federate.line_state import DIGEST_BYTES, KeptRows, LineHead, LineState
+from udfs.federate.robust import Rule, robust_total
 from udfs.privacy.fixed_point import UNIT, from_units, noise_units, weigh
 from udfs.privacy.keyed_noise import keyed_gaussian
 from udfs.privacy.terms import UNIT_OF_PRIVACY, Mode
@@ -84,13 +86,14 @@ def release(
     record
         What is published.
     """
-    head, weights, sums = state
+    head, weights, sums, kept = state
     count = head.contributions
-    total = np.zeros(line.dimension, np.int64)
+    total = np.zeros(line.dimension, np.int64) if kept is None else voted_total(head, kept, line)
     variance = 0.0
     for base, number in head.bases:
         weight = staleness_weight(head.version - base)
-        total = total + weigh(sums[base].total, weight)
+        if kept is None:
+            total = total + weigh(sums[base].total, weight)
         clip = head.clip_of(base)
         variance += 0.0 if clip is None else number * (weight * line.terms(clip).device_sigma) ** 2
     bound = largest_clip(head, line.dimension)
@@ -123,7 +126,9 @@ def release(
         mu=line.mu,
         epsilon=line.terms(bound).epsilon,
         budget_epsilon=budget_epsilon,
-        signal_to_noise=_signal_to_noise(from_units(total), variance),
+        signal_to_noise=_signal_to_noise(from_units(total), variance)
+        if line.robust_rule is Rule.NONE
+        else None,
         clipped_share=clipped_share,
         mean_staleness=sum(n * (head.version - base) for base, n in head.bases) / count,
         max_staleness=max(head.version - base for base, _ in head.bases),
@@ -144,6 +149,21 @@ def first_record(state: LineState, line: LineSettings, budget_epsilon: float, at
         line.mode.adjacency, line.mu, line.terms(clip).epsilon, budget_epsilon, None, None, 0.0, 0, "",
         "first", at_ms,
     )  # fmt: skip
+
+
+def voted_total(head: LineHead, kept: KeptRows, line: LineSettings) -> NDArray[np.int64]:
+    """What the line's rule makes of single contributions, as a sum of all: int64 (d,), in units.
+
+    They are put in the order of their digests, so that nothing depends on what came first.
+    """
+    names = [head.digests[at : at + DIGEST_BYTES] for at in range(0, len(head.digests), DIGEST_BYTES)]
+    order = sorted(range(len(names)), key=names.__getitem__)
+    weights = np.array([staleness_weight(head.version - base) for base in kept.bases.tolist()])
+    rows = (kept.units.astype(np.float64) * weights[:, None])[order]
+    total: NDArray[np.int64] = np.trunc(robust_total(line.robust_rule, line.robust_share, rows)).astype(
+        np.int64
+    )
+    return total
 
 
 def _adapted_clip(
