@@ -28,7 +28,7 @@ from flink_jobs.federate_store import JOB
 from flink_jobs.keyed_stream import keyed_in_jvm
 from flink_jobs.operator_ids import set_operator_ids
 from flink_jobs.prefix import BATCH_TYPE, micro_batches
-from flink_jobs.recommend import DEAD_LETTERS, configuration, kafka_sink
+from flink_jobs.recommend import DEAD_LETTERS, environments, kafka_sink
 from flink_jobs.settings import Settings
 from flink_jobs.shards import shard_keys, shard_of
 from schemas import topics
@@ -39,11 +39,7 @@ MODELS = topics.EDGE_MODELS.name
 def build(settings: Settings) -> StreamExecutionEnvironment:
     """Lay out the job; `submit` runs it."""
     model_lines(settings.federate)  # refused here, not at every restart of a worker
-    env = StreamExecutionEnvironment.get_execution_environment(configuration(settings))
-    env.set_parallelism(settings.federate.parallelism)
-    env.set_max_parallelism(settings.job.shards)
-    t_env = StreamTableEnvironment.create(env)
-    t_env.get_config().set("table.local-time-zone", "UTC")
+    env, t_env = environments(settings, settings.federate.parallelism)
 
     group_id = f"tailrace-{JOB}"
     batches = micro_batches(t_env, settings, group_id, SOURCES, settings.federate.batch_ms)

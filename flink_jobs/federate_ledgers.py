@@ -17,22 +17,20 @@ A refused update leaves for the dead letters without its numbers; what cannot be
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from pyflink.common import Row, Types
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext
-from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
 
 from flink_jobs import time_wheel
 from flink_jobs.dead_letter import dead_letter
 from flink_jobs.federate_settings import model_lines
 from flink_jobs.federate_store import JOB, open_store
+from flink_jobs.keyed_shell import KeyedShell, map_state, value_state
 from flink_jobs.prefix import CONTROL, EDGE_UPDATES, EVERY_SHARD_PREFIX, SOURCE_STRIDE
-from flink_jobs.settings import Settings
 from flink_jobs.shard_record import ShardRecord
 from flink_jobs.shards import index_of_keys, shard_of
-from flink_jobs.shipped_code import by_own_code
 from schemas.codec import Codec, encode
 from schemas.refusal import Refused
 from schemas.validation import validate_control
@@ -53,28 +51,14 @@ OUTPUT_TYPE = Types.ROW_NAMED(
 DAY_MS = 86_400_000
 
 
-class LedgerShell(KeyedProcessFunction):
-    """Charge a shard's updates to their users, and pass on what the budgets allow.
-
-    Parameters
-    ----------
-    settings
-        Read once at submission, and shipped with the job.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, ...]]:
-        """Travel so that a TaskManager that has run an older release runs this one."""
-        return by_own_code(LedgerShell, self._settings)
+class LedgerShell(KeyedShell):
+    """Charge a shard's updates to their users, and pass on what the budgets allow."""
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Open state."""
-        blob = Types.PICKLED_BYTE_ARRAY()
-        self._ledgers = runtime_context.get_map_state(MapStateDescriptor("ledgers", Types.STRING(), blob))
-        self._wheel = runtime_context.get_map_state(MapStateDescriptor("wheel", Types.LONG(), blob))
-        self._shard = runtime_context.get_state(ValueStateDescriptor("shard", blob))
+        self._ledgers = map_state(runtime_context, "ledgers")
+        self._wheel = map_state(runtime_context, "wheel", Types.LONG())
+        self._shard = value_state(runtime_context, "shard")
         federate, self._shards = self._settings.federate, self._settings.job.shards
         self._index_of_key = index_of_keys(self._shards)
         self._lines = model_lines(federate)
@@ -122,7 +106,7 @@ class LedgerShell(KeyedProcessFunction):
         work.close()
         self._shard.update(work.encode())
         self._store.put_budgets({key: self._view(ledger) for key, ledger in work.changed.items()})
-        self._store.put_shard_counts(f"ledgers-{index}", work.shard.counts)
+        self._store.put_shard_counts(JOB, f"ledgers-{index}", work.shard.counts)
 
     def _order(self, work: _Batch, key: str, payload: bytes, at_ms: int) -> None:
         """Obey an order about a user; one that cannot be read is a dead letter of the recommend job."""

@@ -18,23 +18,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from pyflink.common import Row, Types
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext
-from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
 
 from flink_jobs.dead_letter import dead_letter
 from flink_jobs.federate_numbers import StoredNumbers
 from flink_jobs.federate_settings import Federate, model_lines
 from flink_jobs.federate_store import JOB, open_store
+from flink_jobs.keyed_shell import KeyedShell, map_state, value_state
 from flink_jobs.prefix import EDGE_UPDATES
-from flink_jobs.settings import Settings, load
+from flink_jobs.settings import load
 from flink_jobs.shard_record import ShardRecord
 from flink_jobs.shards import index_of_keys, shard_of
-from flink_jobs.shipped_code import by_own_code
 from schemas.codec import encode
 from schemas.ids import user_key
 from schemas.records import EdgeModel
@@ -57,32 +56,16 @@ DEAD_LETTER, MODEL = range(2)
 """Kinds of output rows."""
 
 
-class LineShell(KeyedProcessFunction):
-    """Add contributions to a shard's model lines, and release their versions.
-
-    Parameters
-    ----------
-    settings
-        Read once at submission, and shipped with the job; without the noise key, which is in the environment.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, ...]]:
-        """Travel so that a TaskManager that has run an older release runs this one."""
-        return by_own_code(LineShell, self._settings)
+class LineShell(KeyedShell):
+    """Add contributions to a shard's model lines, and release their versions."""
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Open state, and read the noise key where a line needs it."""
-        blob = Types.PICKLED_BYTE_ARRAY()
-
-        def blobs(name: str) -> Any:
-            return runtime_context.get_map_state(MapStateDescriptor(name, Types.STRING(), blob))
-
-        self._heads, self._weights, self._sums = blobs("heads"), blobs("weights"), blobs("sums")
-        self._kept = blobs("kept")
-        self._shard = runtime_context.get_state(ValueStateDescriptor("shard", blob))
+        names = ("heads", "weights", "sums", "kept")
+        self._heads, self._weights, self._sums, self._kept = (
+            map_state(runtime_context, name) for name in names
+        )
+        self._shard = value_state(runtime_context, "shard")
         federate, shards = self._settings.federate, self._settings.job.shards
         self._index_of_key = index_of_keys(shards)
         lines = model_lines(federate)
@@ -119,7 +102,7 @@ class LineShell(KeyedProcessFunction):
             for counter, by in counts.items():
                 record.counts[counter] = record.counts.get(counter, 0) + by
             self._shard.update(record.encode())
-            self._store.put_shard_counts(f"lines-{index}", record.counts)
+            self._store.put_shard_counts(JOB, f"lines-{index}", record.counts)
 
     def _line(
         self,

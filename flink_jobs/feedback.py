@@ -15,13 +15,13 @@ On replay
 from __future__ import annotations
 
 from pyflink.datastream import StreamExecutionEnvironment
-from pyflink.table import StreamTableEnvironment
 
-from flink_jobs.feedback_shell import CREDIT, DEAD_LETTER, EXAMPLE, JOB, OUTPUT_TYPE, SOURCES, FeedbackShell
+from flink_jobs.feedback_counts import JOB
+from flink_jobs.feedback_shell import CREDIT, DEAD_LETTER, EXAMPLE, OUTPUT_TYPE, SOURCES, FeedbackShell
 from flink_jobs.keyed_stream import keyed_in_jvm
 from flink_jobs.operator_ids import set_operator_ids
 from flink_jobs.prefix import BATCH_TYPE, CREDITS, micro_batches
-from flink_jobs.recommend import DEAD_LETTERS, configuration, kafka_sink
+from flink_jobs.recommend import DEAD_LETTERS, environments, kafka_sink
 from flink_jobs.settings import Settings
 from schemas import topics
 
@@ -31,11 +31,7 @@ EXAMPLES = topics.EXAMPLES.name
 def build(settings: Settings) -> StreamExecutionEnvironment:
     """Lay out the job; `submit` runs it."""
     feedback = settings.feedback
-    env = StreamExecutionEnvironment.get_execution_environment(configuration(settings))
-    env.set_parallelism(feedback.parallelism)
-    env.set_max_parallelism(settings.job.shards)
-    t_env = StreamTableEnvironment.create(env)
-    t_env.get_config().set("table.local-time-zone", "UTC")
+    env, t_env = environments(settings, feedback.parallelism)
 
     group_id, idle = f"tailrace-{JOB}", f"{feedback.idle_ms} ms"
     batches = micro_batches(t_env, settings, group_id, SOURCES, feedback.batch_ms, idle)  # (shard_key, batch)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import time
-
-from flink_jobs.list_store import ListStore, StoreUnavailable, connect_as_worker
+from flink_jobs.list_store import ListStore, StoreUnavailable, connect_as_worker, store_options
 from flink_jobs.settings import Settings
 from flink_jobs.shard_record import ShardRecord
-from schemas.redis_keys import stats_key
+from flink_jobs.wall_clock import wall_clock_ms
 
+JOB = "feedback"
 EVERY_MS = 1_000
 PAUSE_MS = 10_000
 """How long a store that did not answer is left alone."""
@@ -22,16 +20,8 @@ class FeedbackCounts:
     """
 
     def __init__(self, settings: Settings) -> None:
-        store = settings.redis
-        self._client = connect_as_worker(store)
-        self._store = ListStore(
-            self._client,
-            ttl_s=store.ttl_s,
-            hash_tags=store.hash_tags,
-            cluster=store.cluster,
-            retry_limit_s=0.0,
-        )
-        self._key = stats_key("feedback", settings.kafka.topic_prefix)
+        options = {**store_options(settings), "retry_limit_s": 0.0}
+        self._store = ListStore(connect_as_worker(settings.redis), **options)
         self._silent_until_ms = 0
 
     def publish(self, shard: ShardRecord, now_ms: int) -> None:
@@ -45,12 +35,12 @@ class FeedbackCounts:
         if not shard.counts_changed or now_ms < max(shard.counts_sent_ms + EVERY_MS, self._silent_until_ms):
             return
         try:
-            self._store.put_fields(self._key, {str(shard.index): json.dumps({"counts": shard.counts})})
+            self._store.put_shard_counts(JOB, str(shard.index), shard.counts)
         except StoreUnavailable:
-            self._silent_until_ms = time.time_ns() // 1_000_000 + PAUSE_MS
+            self._silent_until_ms = wall_clock_ms() + PAUSE_MS
         else:
             shard.counts_sent_ms, shard.counts_changed = now_ms, False
 
     def close(self) -> None:
         """Leave the store."""
-        self._client.close()
+        self._store.close()

@@ -16,35 +16,29 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
-from math import isfinite
 from typing import Any
 
 from pyflink.common import Row, Types
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext
-from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
 
 from flink_jobs import time_wheel
 from flink_jobs.dead_letter import dead_letter
-from flink_jobs.feedback_counts import FeedbackCounts
+from flink_jobs.feedback_counts import JOB, FeedbackCounts
+from flink_jobs.keyed_shell import KeyedShell, map_state, value_state
 from flink_jobs.prefix import CONTROL, EVENTS, EVERY_SHARD_PREFIX, SERVED, SOURCE_STRIDE
-from flink_jobs.settings import Settings
 from flink_jobs.settled_clock import SettledClock
 from flink_jobs.shard_record import ShardRecord
 from flink_jobs.shards import index_of_keys
-from flink_jobs.shipped_code import by_own_code
+from flink_jobs.wall_clock import wall_clock_ms
 from schemas.codec import Codec, encode
-from schemas.ids import check_id, user_key
-from schemas.records import ServedList
 from schemas.refusal import Refused
-from schemas.validation import MAX_TIME_MS, effective_time, validate_control, validate_event
+from schemas.validation import effective_time, validate_control, validate_event, validate_served
 from udfs.feedback.feedback_logic import FeedbackLogic, FeedbackStep
 from udfs.feedback.feedback_state import FeedbackState
 from udfs.feedback.outcome import is_outcome
 
-JOB = "feedback"
 SOURCES = (EVENTS, CONTROL, SERVED)
 DEAD_LETTER, EXAMPLE, CREDIT = range(3)
 """Kinds of output rows."""
@@ -60,28 +54,14 @@ MINUTE_MS = 60_000
 WAKES_PER_TICK = 1_000
 
 
-class FeedbackShell(KeyedProcessFunction):
-    """Join a shard's lists, impressions and outcomes.
-
-    Parameters
-    ----------
-    settings
-        Read once at submission, and shipped with the job.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, ...]]:
-        """Travel so that a TaskManager that has run an older release runs this one."""
-        return by_own_code(FeedbackShell, self._settings)
+class FeedbackShell(KeyedShell):
+    """Join a shard's lists, impressions and outcomes."""
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Open state and the logic."""
-        blob = Types.PICKLED_BYTE_ARRAY()
-        self._users = runtime_context.get_map_state(MapStateDescriptor("users", Types.STRING(), blob))
-        self._wheel = runtime_context.get_map_state(MapStateDescriptor("wheel", Types.LONG(), blob))
-        self._record = runtime_context.get_state(ValueStateDescriptor("shard", blob))
+        self._users = map_state(runtime_context, "users")
+        self._wheel = map_state(runtime_context, "wheel", Types.LONG())
+        self._record = value_state(runtime_context, "shard")
         self._index_of_key = index_of_keys(self._settings.job.shards)
         self._shards: dict[int, _Shard] = {}
         self._logic = FeedbackLogic(self._settings.feedback.rules)
@@ -116,7 +96,7 @@ class FeedbackShell(KeyedProcessFunction):
 
     def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> Iterator[Row]:
         """Settle what the clock has come to, and publish the counts."""
-        shard, now_ms = self._open_shard(ctx), _wall_clock_ms()
+        shard, now_ms = self._open_shard(ctx), wall_clock_ms()
         shard.pass_to(self._clock.at_rest(now_ms))
         batch = _Batch(self._users)
         looked = 0
@@ -161,7 +141,7 @@ class FeedbackShell(KeyedProcessFunction):
     # --- opening and closing a call -----------------------------------------------------------------------
 
     def _open_shard(self, ctx: Any) -> _Shard:
-        self._clock.see(_wall_clock_ms(), ctx.timer_service().current_watermark())
+        self._clock.see(wall_clock_ms(), ctx.timer_service().current_watermark())
         key = ctx.get_current_key()
         shard = self._shards.get(key)
         if shard is None:
@@ -187,7 +167,7 @@ class FeedbackShell(KeyedProcessFunction):
         self._record.update(shard.record.encode() + b"\n" + json.dumps(shard.clock_ms).encode())
         if shard.minutes or shard.record.counts_changed:
             # The same for every call in a second, so that each shard has one timer, also after a restart.
-            tick_ms = (_wall_clock_ms() // TICK_MS + 1) * TICK_MS
+            tick_ms = (wall_clock_ms() // TICK_MS + 1) * TICK_MS
             ctx.timer_service().register_processing_time_timer(tick_ms)
 
 
@@ -251,30 +231,3 @@ class _Batch:
                 self._users.remove(key)
             else:
                 self._users.put(key, state.encode())
-
-
-def validate_served(served: ServedList, key: str) -> None:
-    """Refuse a list that must not enter state.
-
-    Raises
-    ------
-    Refused
-        key_mismatch, bad_id or bad_value.
-    """
-    if key != user_key(served.tenant, served.user_id):
-        raise Refused("key_mismatch", f"list of {user_key(served.tenant, served.user_id)!r} under {key!r}")
-    for name in ("tenant", "user_id", "rec_id"):
-        check_id(name, getattr(served, name))
-    if not 0 < served.event_time <= MAX_TIME_MS:
-        raise Refused("bad_value", f"event_time: wanted 1 to {MAX_TIME_MS} ms, got {served.event_time}")
-    for item in served.items:
-        check_id("items.item_id", item.item_id)
-        if not (isfinite(item.score) and 0.0 < item.propensity <= 1.0):
-            raise Refused(
-                "bad_value",
-                f"score and propensity: wanted finite and in (0, 1], got {item.score}, {item.propensity}",
-            )
-
-
-def _wall_clock_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -9,6 +9,7 @@ CPU-µs dearer in the store, which has one thread for everyone, and as MessagePa
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,8 @@ import redis
 from flink_jobs.list_columns import EncodedEntries
 from flink_jobs.list_entry import EraseEntry, ListEntry, Outcome, as_outcome, as_pieces
 from flink_jobs.model_views import write_items
-from flink_jobs.settings import Redis, load
+from flink_jobs.settings import Redis, Settings, load
+from flink_jobs.wall_clock import wall_clock_ms
 from schemas.records import Item, ServedList
 from schemas.redis_keys import stats_key, user_keys
 
@@ -79,6 +81,18 @@ def connect_as_worker(settings: Redis) -> Any:
     return connect(settings.url, None if password is None else password.get_secret_value(), settings.cluster)
 
 
+def store_options(settings: Settings) -> dict[str, Any]:
+    """Give what a `ListStore` is made with beside its client."""
+    store = settings.redis
+    return {
+        "ttl_s": store.ttl_s,
+        "hash_tags": store.hash_tags,
+        "cluster": store.cluster,
+        "retry_limit_s": store.retry_limit_s,
+        "topic_prefix": settings.kafka.topic_prefix,
+    }
+
+
 class ListStore:
     """The writer of everything that is stored per user.
 
@@ -95,6 +109,8 @@ class ListStore:
     retry_limit_s
         How long a call is tried again; below the checkpoint timeout, so that Flink restarts the task and
         reads the batch again rather than hanging.
+    topic_prefix
+        Of the deployment: its counts have a name of their own.
     clock_ms
         Wall clock in milliseconds since 1970 UTC, for `served_time`.
     monotonic_s, sleep
@@ -114,7 +130,8 @@ class ListStore:
         hash_tags: bool = True,
         cluster: bool = False,
         retry_limit_s: float = 45.0,
-        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        topic_prefix: str = "",
+        clock_ms: Callable[[], int] = wall_clock_ms,
         monotonic_s: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -127,6 +144,7 @@ class ListStore:
         self._hash_tags = hash_tags
         self._users_per_call = 1 if cluster else MAX_USERS_PER_CALL
         self._retry_limit_s = retry_limit_s
+        self._topic_prefix = topic_prefix
         self._clock_ms = clock_ms
         self._monotonic_s = monotonic_s
         self._sleep = sleep
@@ -193,6 +211,14 @@ class ListStore:
         """Set fields of a HASH, waiting for the store as `put` does."""
         if fields:
             self._retry(lambda: self._client.hset(key, mapping=dict(fields)))
+
+    def put_shard_counts(self, job: str, shard: str, counts: Mapping[str, int]) -> None:
+        """Store a job's totals of one shard in the HASH `stats:{job}`, as absolute values."""
+        self.put_fields(stats_key(job, self._topic_prefix), {shard: json.dumps({"counts": counts})})
+
+    def close(self) -> None:
+        """Leave the store."""
+        self._client.close()
 
     def put_items(self, items: Sequence[Item]) -> None:
         """Store what the catalogue says of items, for readers that leave out what is out of stock."""

@@ -23,12 +23,14 @@ from pyflink.table.udf import FunctionContext, ScalarFunction
 from flink_jobs.catalogue_feed import CatalogueFeed
 from flink_jobs.list_columns import encode_entries, encode_served
 from flink_jobs.list_entry import KEPT, EraseEntry, as_outcome
-from flink_jobs.list_store import ListStore, connect_as_worker
+from flink_jobs.list_store import ListStore, connect_as_worker, store_options
 from flink_jobs.model_store import ModelStore
 from flink_jobs.output_rows import COUNTS, ERASE, PRELOAD, RANK, decode_variant
 from flink_jobs.session_feed import SessionFeed
 from flink_jobs.settings import Settings
-from flink_jobs.user_shell import JOB, wall_clock_ms
+from flink_jobs.user_shell import JOB
+from flink_jobs.wall_clock import wall_clock_ms
+from flink_jobs.weights_feed import WeightsFeed
 from schemas.codec import Codec, encode
 from schemas.ids import split_user_key
 from schemas.records import ServedList
@@ -63,19 +65,15 @@ class RankLists(ScalarFunction):
         """Connect to the store and read the catalogue to its end."""
         store, model = self._settings.redis, self._settings.model
         self._client = connect_as_worker(store)
-        self._store = ListStore(
-            self._client,
-            ttl_s=store.ttl_s,
-            hash_tags=store.hash_tags,
-            cluster=store.cluster,
-            retry_limit_s=store.retry_limit_s,
-        )
+        self._store = ListStore(self._client, **store_options(self._settings))
         self._models = ModelStore(model)
         self._catalogue = CatalogueFeed(self._settings.kafka, Codec(self._settings.kafka.schema_ids))
-        self._sessions = None
+        self._sessions, self._weights = None, None
         if model.session_tail:
             codec = Codec(self._settings.kafka.schema_ids)
             self._sessions = SessionFeed(self._settings.kafka, codec, model.session_tail)
+            if model.learnt_sessions:
+                self._weights = WeightsFeed(self._settings.kafka, codec, self._sessions.live.learnt)
         self._rank_settings = RankSettings(
             candidates=model.candidates,
             finalists=model.finalists,
@@ -93,6 +91,8 @@ class RankLists(ScalarFunction):
         self._catalogue.close()
         if self._sessions is not None:
             self._sessions.close()
+        if self._weights is not None:
+            self._weights.close()
         with contextlib.suppress(redis.RedisError):  # the store may be what ended the task
             self._client.hdel(MODEL_WORKERS, self._worker)
         self._client.close()
@@ -156,6 +156,8 @@ class RankLists(ScalarFunction):
         if self._sessions is not None:
             self._sessions.follow()
             sessions = self._sessions.live
+        if self._weights is not None:
+            self._weights.follow()
         view = self._catalogue.view(bundle)
         label, rank_settings = self._of_variant(variant)
         batch = rank_columns(bundle, snapshots, view, rank_settings, sessions)
@@ -215,6 +217,8 @@ class RankLists(ScalarFunction):
             "clicks": feed.live.clicks,
             "behind_ms": feed.behind_ms,
             "refused": feed.refused,
+            "weights_version": feed.live.weights_version,
+            "weights_refused": self._weights.refused if self._weights is not None else None,
         }
 
 

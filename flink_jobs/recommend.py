@@ -37,11 +37,7 @@ SINK_LINGER_MS = 50
 
 def build(settings: Settings) -> StreamExecutionEnvironment:
     """Lay out the job; `submit` runs it."""
-    env = StreamExecutionEnvironment.get_execution_environment(configuration(settings))
-    env.set_parallelism(settings.job.parallelism)
-    env.set_max_parallelism(settings.job.shards)
-    t_env = StreamTableEnvironment.create(env)
-    t_env.get_config().set("table.local-time-zone", "UTC")
+    env, t_env = environments(settings, settings.job.parallelism)
 
     batches = micro_batches(t_env, settings, group_id=f"tailrace-{JOB}")  # (shard_key, batch)
     keyed = keyed_in_jvm(t_env, batches, BATCH_TYPE)  # batch, keyed by shard
@@ -70,6 +66,18 @@ def build(settings: Settings) -> StreamExecutionEnvironment:
     statements.attach_as_datastream()
     set_operator_ids(env, JOB)
     return env
+
+
+def environments(
+    settings: Settings, parallelism: int
+) -> tuple[StreamExecutionEnvironment, StreamTableEnvironment]:
+    """Give what a job is laid out in: its shards are the deployment's, its parallelism is its own."""
+    env = StreamExecutionEnvironment.get_execution_environment(configuration(settings))
+    env.set_parallelism(parallelism)
+    env.set_max_parallelism(settings.job.shards)
+    t_env = StreamTableEnvironment.create(env)
+    t_env.get_config().set("table.local-time-zone", "UTC")
+    return env, t_env
 
 
 def configuration(settings: Settings) -> Configuration:

@@ -14,6 +14,7 @@ import numpy as np
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from flink_jobs.settings import Kafka
+from flink_jobs.wall_clock import wall_clock_ms
 from schemas.codec import Codec
 from schemas.ids import item_hash, user_key
 from schemas.records import SessionDelta
@@ -115,5 +116,5 @@ class SessionFeed:
             newest_ms = max(newest_ms, delta.event_time)
         if keys:
             self.live.observe(np.array(keys, np.uint64), np.array(items, np.uint64))
-            self.behind_ms = int(time.time() * 1000) - newest_ms
+            self.behind_ms = wall_clock_ms() - newest_ms
         self.live.mark = sum(self._offsets.values())

@@ -24,7 +24,7 @@ from flink_jobs import similarity_items, similarity_sessions
 from flink_jobs.keyed_stream import keyed_in_jvm
 from flink_jobs.operator_ids import set_operator_ids
 from flink_jobs.prefix import BATCH_TYPE, micro_batches
-from flink_jobs.recommend import DEAD_LETTERS, configuration, kafka_sink
+from flink_jobs.recommend import DEAD_LETTERS, environments, kafka_sink
 from flink_jobs.settings import Settings
 from flink_jobs.shards import shard_keys
 from flink_jobs.similarity_items import ItemShell
@@ -34,11 +34,7 @@ from flink_jobs.similarity_store import JOB
 
 def build(settings: Settings) -> StreamExecutionEnvironment:
     """Lay out the job; `submit` runs it."""
-    env = StreamExecutionEnvironment.get_execution_environment(configuration(settings))
-    env.set_parallelism(settings.similarity.parallelism)
-    env.set_max_parallelism(settings.job.shards)
-    t_env = StreamTableEnvironment.create(env)
-    t_env.get_config().set("table.local-time-zone", "UTC")
+    env, t_env = environments(settings, settings.similarity.parallelism)
 
     group_id = f"tailrace-{JOB}"
     batches = micro_batches(t_env, settings, group_id, SOURCES, settings.similarity.batch_ms)

@@ -19,19 +19,17 @@ data, and finds what to forget.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from pyflink.common import Row, Types
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext
-from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
 
-from flink_jobs.settings import Settings
+from flink_jobs.keyed_shell import KeyedShell, map_state, value_state
 from flink_jobs.shard_record import ShardRecord
 from flink_jobs.shards import index_of_keys
-from flink_jobs.shipped_code import by_own_code
-from flink_jobs.similarity_store import open_store
+from flink_jobs.similarity_store import JOB, open_store
 from udfs.similarity.contribution import unpack_packets
 from udfs.similarity.count_kernel import HalfLives, apply_contributions, in_order
 from udfs.similarity.item_counts import ItemCounts, empty_blob
@@ -47,29 +45,15 @@ LOOKED_AT = 4
 MAX_WRITTEN_MEMORY = 200_000
 
 
-class ItemShell(KeyedProcessFunction):
-    """Add packets to a shard's items, and write them.
-
-    Parameters
-    ----------
-    settings
-        Read once at submission, and shipped with the job.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, ...]]:
-        """Travel so that a TaskManager that has run an older release runs this one."""
-        return by_own_code(ItemShell, self._settings)
+class ItemShell(KeyedShell):
+    """Add packets to a shard's items, and write them."""
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Open state and connect to the store."""
         similarity = self._settings.similarity
-        blob = Types.PICKLED_BYTE_ARRAY()
-        self._items = runtime_context.get_map_state(MapStateDescriptor("items", Types.LONG(), blob))
-        self._pending = runtime_context.get_state(ValueStateDescriptor("pending", blob))
-        self._record = runtime_context.get_state(ValueStateDescriptor("shard", blob))
+        self._items = map_state(runtime_context, "items", Types.LONG())
+        self._pending = value_state(runtime_context, "pending")
+        self._record = value_state(runtime_context, "shard")
         self._index_of_key = index_of_keys(self._settings.job.shards)
         self._half_lives = HalfLives(similarity.half_life_ms, similarity.trend_half_life_ms)
         self._shards: dict[int, _Shard] = {}
@@ -143,7 +127,7 @@ class ItemShell(KeyedProcessFunction):
             shard.record.counts["forgotten"] = shard.record.counts.get("forgotten", 0) + len(forgotten)
         shard.written((_signed(item) for item in found), {_signed(item) for item in incomplete}, now_ms)
         totals = {name: count for name, count in shard.record.counts.items() if name != "newest_ms"}
-        self._store.put_shard_counts(f"items-{shard.record.index}", totals)
+        self._store.put_shard_counts(JOB, f"items-{shard.record.index}", totals)
         self._close_shard(shard, ctx)
         yield from ()
 

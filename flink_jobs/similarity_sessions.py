@@ -16,20 +16,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from pyflink.common import Row, Types
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext
-from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
 
 from flink_jobs import time_wheel
 from flink_jobs.dead_letter import dead_letter
+from flink_jobs.keyed_shell import KeyedShell, map_state, value_state
 from flink_jobs.prefix import CONTROL, EVERY_SHARD_PREFIX, SESSIONS, SOURCE_STRIDE
-from flink_jobs.settings import Settings
 from flink_jobs.shard_record import ShardRecord
 from flink_jobs.shards import index_of_keys
-from flink_jobs.shipped_code import by_own_code
 from flink_jobs.similarity_store import JOB, open_store
 from schemas.codec import Codec
 from schemas.ids import check_id, user_key
@@ -56,28 +54,14 @@ KEEP_MS = 8 * 24 * HOUR_MS
 _FORGET = ("erase_user", "set_consent")
 
 
-class SessionShell(KeyedProcessFunction):
-    """Turn a shard's session records into contributions to items.
-
-    Parameters
-    ----------
-    settings
-        Read once at submission, and shipped with the job.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, ...]]:
-        """Travel so that a TaskManager that has run an older release runs this one."""
-        return by_own_code(SessionShell, self._settings)
+class SessionShell(KeyedShell):
+    """Turn a shard's session records into contributions to items."""
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Open state."""
-        blob = Types.PICKLED_BYTE_ARRAY()
-        self._baskets = runtime_context.get_map_state(MapStateDescriptor("baskets", Types.STRING(), blob))
-        self._wheel = runtime_context.get_map_state(MapStateDescriptor("wheel", Types.LONG(), blob))
-        self._shard = runtime_context.get_state(ValueStateDescriptor("shard", blob))
+        self._baskets = map_state(runtime_context, "baskets")
+        self._wheel = map_state(runtime_context, "wheel", Types.LONG())
+        self._shard = value_state(runtime_context, "shard")
         self._count_of_shards = self._settings.job.shards
         self._index_of_key = index_of_keys(self._count_of_shards)
         self._codec = Codec(self._settings.kafka.schema_ids)
@@ -111,7 +95,7 @@ class SessionShell(KeyedProcessFunction):
             yield Row(PACKET, shard, "", packet)
         work.close()
         self._shard.update(work.encode())
-        self._store.put_shard_counts(f"sessions-{index}", work.shard.counts)
+        self._store.put_shard_counts(JOB, f"sessions-{index}", work.shard.counts)
 
     def _delta(self, key: str, payload: bytes) -> SessionDelta:
         delta = self._codec.decode("SessionDelta", payload)

@@ -9,7 +9,6 @@ Absolute values with a version. Trending needs neither: an item's place is `scor
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
@@ -19,7 +18,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flink_jobs.list_store import ListStore, connect_as_worker
+from flink_jobs.list_store import ListStore, connect_as_worker, store_options
 from flink_jobs.settings import Settings
 from schemas.ids import split_user_key
 from schemas.redis_keys import (
@@ -29,7 +28,6 @@ from schemas.redis_keys import (
     item_bought_key,
     item_features_key,
     item_sim_key,
-    stats_key,
     trending_key,
 )
 from udfs.similarity.count_kernel import HalfLives
@@ -81,8 +79,6 @@ class SimilarityStore(ListStore):
         First part of versions.
     list_size
         Similar items of each item.
-    topic_prefix
-        Of the deployment: its counts have a name of their own.
     given
         As `ListStore`.
     """
@@ -93,15 +89,12 @@ class SimilarityStore(ListStore):
         half_lives: HalfLives,
         generation: int,
         list_size: int,
-        *,
-        topic_prefix: str = "",
         **given: Any,
     ) -> None:
         super().__init__(client, **given)
         self._half_lives = half_lives
         self._generation = generation
         self._list_size = list_size
-        self._topic_prefix = topic_prefix
         self._items_per_call = 1 if given.get("cluster") else ITEMS_PER_CALL
 
     def put_similar(self, items: Mapping[int, ItemCounts]) -> set[int]:
@@ -148,14 +141,6 @@ class SimilarityStore(ListStore):
         replies = self._put_lists(keys, arguments)
         self._put_trending(items, replies)
         return incomplete
-
-    def put_shard_counts(self, name: str, counts: Mapping[str, int]) -> None:
-        """Write one shard's totals into the HASH `stats:similarity`."""
-        self.put_fields(stats_key(JOB, self._topic_prefix), {name: json.dumps({"counts": counts})})
-
-    def close(self) -> None:
-        """Leave the store."""
-        self._client.close()
 
     def forget(self, items: Mapping[int, ItemCounts]) -> None:
         """Take items away that nobody has touched for long; their keys go by their TTL."""
@@ -241,17 +226,13 @@ class SimilarityStore(ListStore):
 
 def open_store(settings: Settings) -> SimilarityStore:
     """Connect as a worker does."""
-    store, similarity = settings.redis, settings.similarity
+    similarity = settings.similarity
     return SimilarityStore(
-        connect_as_worker(store),
+        connect_as_worker(settings.redis),
         HalfLives(similarity.half_life_ms, similarity.trend_half_life_ms),
         settings.job.generation,
         similarity.list_size,
-        topic_prefix=settings.kafka.topic_prefix,
-        ttl_s=store.ttl_s,
-        hash_tags=store.hash_tags,
-        cluster=store.cluster,
-        retry_limit_s=store.retry_limit_s,
+        **store_options(settings),
     )
 
 

@@ -17,25 +17,23 @@ It knows batches, shards, timers and state; the logic knows none of them.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pyflink.common import Row, Types
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext, TimeDomain
-from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
 
 from flink_jobs import time_wheel
 from flink_jobs.arrival_delay import ArrivalDelay
 from flink_jobs.dead_letter import dead_letter
+from flink_jobs.keyed_shell import KeyedShell, map_state, value_state
 from flink_jobs.micro_batch import MicroBatch, RankingPace
 from flink_jobs.model_store import ModelStore
 from flink_jobs.output_rows import COUNTS, DEAD_LETTER, PRELOAD, SESSION
 from flink_jobs.prefix import CONTROL, EVERY_SHARD_PREFIX, SOURCE_STRIDE, SOURCES
-from flink_jobs.settings import Settings
 from flink_jobs.shard_record import ShardRecord, read_experiments
 from flink_jobs.shards import index_of_keys
-from flink_jobs.shipped_code import by_own_code
+from flink_jobs.wall_clock import wall_clock_ms
 from schemas.codec import Codec, encode
 from schemas.records import Control
 from schemas.redis_keys import format_version
@@ -54,30 +52,16 @@ WAKES_PER_CALL = 500
 _REFUSED = ("refused", "control_refused", "credit_refused")  # counter by source; events alone add up
 
 
-class UserShell(KeyedProcessFunction):
-    """Apply a shard's micro-batch to its users' states.
-
-    Parameters
-    ----------
-    settings
-        Read once at submission, and shipped with the job.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, ...]]:
-        """Travel so that a TaskManager that has run an older release runs this one."""
-        return by_own_code(UserShell, self._settings)
+class UserShell(KeyedShell):
+    """Apply a shard's micro-batch to its users' states."""
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Open state and the logic; a model bundle is opened when the first record names its epoch."""
         job = self._settings.job
-        blob = Types.PICKLED_BYTE_ARRAY()
-        self._users = runtime_context.get_map_state(MapStateDescriptor("users", Types.STRING(), blob))
-        self._pending = runtime_context.get_map_state(MapStateDescriptor("pending", Types.STRING(), blob))
-        self._wheel = runtime_context.get_map_state(MapStateDescriptor("wheel", Types.LONG(), blob))
-        self._shard = runtime_context.get_state(ValueStateDescriptor("shard", blob))
+        self._users = map_state(runtime_context, "users")
+        self._pending = map_state(runtime_context, "pending")
+        self._wheel = map_state(runtime_context, "wheel", Types.LONG())
+        self._shard = value_state(runtime_context, "shard")
         self._shards: dict[int, ShardRecord] = {}
         self._index_of_key = index_of_keys(job.shards)
         self._models = ModelStore(self._settings.model)
@@ -273,8 +257,3 @@ class UserShell(KeyedProcessFunction):
             shard.tick_ms = (now_ms // wait_ms + 1) * wait_ms
             timers.register_processing_time_timer(shard.tick_ms)
         self._shard.update(shard.encode())
-
-
-def wall_clock_ms() -> int:
-    """Give the time of this machine in milliseconds since 1970 UTC; no output of the logic depends on it."""
-    return time.time_ns() // 1_000_000

@@ -6,7 +6,7 @@ from math import isfinite
 from typing import Final
 
 from schemas.ids import check_id, plain_id, split_user_key, user_key
-from schemas.records import Control, Credit, Event
+from schemas.records import Control, Credit, Event, ServedList
 from schemas.refusal import Refused
 
 EARLIEST_AFTER_MS: Final = -7 * 86_400_000
@@ -120,6 +120,29 @@ def validate_credit(credit: Credit, key: str | None) -> None:
     if not key:
         raise Refused("missing_key", "key: wanted tenant/user, got none")
     _check_key(credit, key)
+
+
+def validate_served(served: ServedList, key: str) -> None:
+    """Refuse a list that must not enter state.
+
+    Raises
+    ------
+    Refused
+        key_mismatch, bad_id or bad_value.
+    """
+    if key != user_key(served.tenant, served.user_id):
+        raise Refused("key_mismatch", f"list of {user_key(served.tenant, served.user_id)!r} under {key!r}")
+    for name in ("tenant", "user_id", "rec_id"):
+        check_id(name, getattr(served, name))
+    if not 0 < served.event_time <= MAX_TIME_MS:
+        raise Refused("bad_value", f"event_time: wanted 1 to {MAX_TIME_MS} ms, got {served.event_time}")
+    for item in served.items:
+        check_id("items.item_id", item.item_id)
+        if not (isfinite(item.score) and 0.0 < item.propensity <= 1.0):
+            raise Refused(
+                "bad_value",
+                f"score and propensity: wanted finite and in (0, 1], got {item.score}, {item.propensity}",
+            )
 
 
 def validate_control(control: Control, key: str | None) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flink_jobs.settings import Settings
-from tailrace.line_chart import line_chart
+from model_export.line_chart import line_chart
 from tailrace.phase_progress import phase_progress
 
 MINUTES = 60
@@ -65,7 +65,8 @@ def show_loop(settings: Settings, users: int, seed: int, out: Path, as_json: boo
         }
     bins = range(0, MINUTES, BIN)
     rates = {name: [hour.rate(first, first + BIN) for first in bins] for name, hour in hours.items()}
-    chart = line_chart(rates, "Lists with a click", "simulated minutes", "share", BIN)
+    ends = [first + BIN for first in bins]
+    chart = line_chart("Lists with a click", ends, rates, across="simulated minutes", from_zero=True)
     out.write_text(chart, encoding="utf-8")
     total_s = time.monotonic() - began_s
     if as_json:

@@ -51,7 +51,7 @@ class FeedbackTask:
         self._watermark_ms = -(1 << 63)
         self._offset = 0
         self._ticks: set[tuple[int, int]] = set()
-        monkeypatch.setattr(feedback_shell, "_wall_clock_ms", lambda: self.now_ms)
+        monkeypatch.setattr(feedback_shell, "wall_clock_ms", lambda: self.now_ms)
         self._start()
 
     def _start(self) -> None:

@@ -116,15 +116,16 @@ def compact(root: Path, topic: str, before: date) -> tuple[int, int]:
     the next call deletes the rest. A reader that lists the folder by itself may see records twice meanwhile.
     """
     were = are = 0
+    everything = files_of(root, topic)
     for (_, day), group in groupby(
-        sorted(files_of(root, topic), key=lambda file: (file.partition, file.day, file.first)),
+        sorted(everything, key=lambda file: (file.partition, file.day, file.first)),
         key=lambda file: (file.partition, file.day),
     ):
         files = list(group)
         if day >= before:
             continue
         # Only files whose offsets follow one another: a name must not claim what lies in another day's file.
-        for run in _adjacent(root, topic, files):
+        for run in _adjacent(files, everything):
             were, are = were + len(run), are + 1
             if len(run) > 1:
                 table = pa.concat_tables(pq.read_table(file.path, partitioning=None) for file in run)
@@ -161,9 +162,9 @@ def erase(root: Path, topic: str, key: bytes) -> int:
     return erased
 
 
-def _adjacent(root: Path, topic: str, files: list[LakeFile]) -> Iterator[list[LakeFile]]:
+def _adjacent(files: list[LakeFile], everything: Sequence[LakeFile]) -> Iterator[list[LakeFile]]:
     """Split one day's files where another day's file of the same partition lies between them."""
-    others = [file for file in files_of(root, topic) if file.partition == files[0].partition]
+    others = [file for file in everything if file.partition == files[0].partition]
     place = {file.path: number for number, file in enumerate(others)}
     run: list[LakeFile] = []
     for file in files:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model_export.lake.files import files_of, read
-from model_export.sources.lake import SCHEMA_IDS, orders
-from schemas.codec import MAX_EVENT_BYTES, Codec
+from model_export.sources.lake import SCHEMA_IDS, decoded, orders
+from schemas.codec import Codec
 from schemas.ids import user_key
 from schemas.records import ServedList
 from schemas.refusal import Refused
 from schemas.topics import CREDITS, EVENTS, SERVED
-from schemas.validation import effective_time, validate_event
+from schemas.validation import effective_time
 from udfs.item_factors import ItemFactors
 from udfs.user_logic import LogicSettings, Position, UserLogic
 from udfs.user_state import UserState
@@ -97,10 +97,8 @@ def compare(
     for number, record in enumerate(read(files_of(lake, EVENTS.name))):
         if number % 20_000 == 0:
             tell(number)
-        try:
-            event = codec.decode_event(record.value or b"", MAX_EVENT_BYTES)
-            validate_event(event, (record.key or b"").decode())
-        except (Refused, UnicodeDecodeError):
+        event = decoded(record, codec)
+        if isinstance(event, str):
             continue
         key = user_key(event.tenant, event.user_id)
         lists = wanted.get(key)

@@ -10,7 +10,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from model_export.protocols.line_chart import line_chart
+from model_export.line_chart import line_chart
 from model_export.protocols.session_log import SessionLog, SessionLogError
 from model_export.protocols.sessions import (
     ONLINE_CAUTION,

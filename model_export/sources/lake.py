@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model_export.lake.files import LakeFile, files_of
+from model_export.lake.files import LakeFile, RawRecord, files_of
 from model_export.lake.files import read as read_files
 from model_export.sources.event_log import EventLog, SourceError, columns_of
 from schemas.codec import MAX_EVENT_BYTES, Codec
@@ -40,11 +40,9 @@ def read(path: Path) -> EventLog:
     events: list[tuple[int, Event]] = []
     files = files_of(path, EVENTS.name)
     for record in read_files(files):
-        try:
-            event = codec.decode_event(record.value or b"", MAX_EVENT_BYTES)
-            validate_event(event, (record.key or b"").decode())
-        except (Refused, UnicodeDecodeError) as refused:
-            skipped[refused.reason if isinstance(refused, Refused) else "bad_key"] += 1
+        event = decoded(record, codec)
+        if isinstance(event, str):
+            skipped[event] += 1
             continue
         key = user_key(event.tenant, event.user_id)
         if record.timestamp_ms <= forgotten.get(key, -1):
@@ -61,6 +59,18 @@ def read(path: Path) -> EventLog:
         len(events), **{name: list(c) for name, c in zip(Event._fields, fields, strict=True)}
     )
     return EventLog(NAME, times, columns, dict(sorted(skipped.items())), _fingerprint(files))
+
+
+def decoded(record: RawRecord, codec: Codec) -> Event | str:
+    """Return the event of a record, or why the job would refuse it."""
+    try:
+        event = codec.decode_event(record.value or b"", MAX_EVENT_BYTES)
+        validate_event(event, (record.key or b"").decode())
+    except Refused as refused:
+        return refused.reason
+    except UnicodeDecodeError:
+        return "bad_key"
+    return event
 
 
 def catalogue(path: Path, before_ms: int | None = None) -> list[Item]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ from tailrace import flink_client, model_switch
 from tailrace.connections import ensure_topics
 from tailrace.job_counts import sum_counts
 from tailrace.stack import LocalStack
+from tailrace.toml_text import settings_toml
 from tests.stack.plain_run import Row
 
 JOB = "recommend"
@@ -61,15 +61,8 @@ class Deployment:
 
     def write_config(self, name: str, settings: Settings) -> Path:
         """Write settings as the TOML file that a submission reads."""
-        tree = json.loads(settings.model_dump_json(exclude_unset=True))
         path = self.folder / name
-        path.write_text(
-            "".join(
-                f"[{section}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
-                for section, values in tree.items()
-            ),
-            encoding="utf-8",
-        )
+        path.write_text(settings_toml(settings), encoding="utf-8")
         return path
 
     # --- the job ------------------------------------------------------------------------------------------

@@ -8,9 +8,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from model_export.line_chart import line_chart
 from schemas.ids import user_key
 from tailrace.hidden_tastes import HiddenTastes, Taste
-from tailrace.line_chart import line_chart
 from tailrace.loop_story import POLICIES, RULES, Hour, play
 from tailrace.loop_trial import planted, run_trial
 from tests.bundles import make_bundle, toy_items
@@ -89,11 +89,12 @@ def test_an_experiment_deals_users_in_the_shop_and_stops_what_harms(
 
 
 def test_the_chart_has_a_line_and_a_name_for_each_series_within_its_frame() -> None:
-    text = line_chart({"one & two": [0.0, 0.5, 1.0], "three": [0.2, 0.2]}, "Title", "minutes", "rate", 5)
+    series = {"one & two": [0.0, 0.5, 1.0], "three": [0.2, 0.2]}
+    text = line_chart("Title", [5, 10, 15], series, across="minutes", from_zero=True)
     root = ElementTree.fromstring(text)
     lines = root.findall("{*}polyline")
     assert [len((line.get("points") or "").split()) for line in lines] == [3, 2]
     places = [point.split(",") for line in lines for point in (line.get("points") or "").split()]
-    width, height = float(root.get("width") or 0), float(root.get("height") or 0)
+    width, height = map(float, (root.get("viewBox") or "").split()[2:])
     assert all(0 <= float(x) <= width and 0 <= float(y) <= height for x, y in places)
     assert "one & two" in [node.text for node in root.findall("{*}text")]

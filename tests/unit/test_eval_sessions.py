@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from model_export.protocols.line_chart import line_chart
+from model_export.line_chart import line_chart
 from model_export.protocols.quality_page import marks, write_section
 from model_export.protocols.rank_metrics import ABSENT, RankMetrics, ranks_in
 from model_export.protocols.session_baselines import ItemNeighbours, Popularity, SequentialRules

@@ -50,7 +50,7 @@ class Store:
     def put_budgets(self, budgets: Any) -> None:
         self.budgets.update(budgets)
 
-    def put_shard_counts(self, name: str, counts: Any) -> None:
+    def put_shard_counts(self, job: str, name: str, counts: Any) -> None:
         self.counts[name] = dict(counts)
 
 
