@@ -156,6 +156,24 @@ class Feedback(_Section):
         return FeedbackRules(**{name: getattr(self, name) for name in FeedbackRules._fields})
 
 
+class Learn(_Section):
+    """The learn job, which takes one slot; checkpoints are those of `[job]`.
+
+    Another value of `publish_clicks`, `publish_blocks` or `items` is another learner: it starts without state.
+    """
+
+    batch_ms: int = Field(1_000, ge=1, description="session records gathered in the JVM")
+    publish_clicks: int = Field(2_048, ge=64, description="clicks of anybody from one version to the next")
+    publish_blocks: int = Field(64, ge=1, description="of 128 item vectors each that go with a version at most")
+    items: int = Field(1 << 18, ge=1, description="different items that are learnt; clicks on others are not")
+    copy_clicks: int = Field(
+        50_000,
+        ge=1,
+        description="clicks between two copies of all that is learnt into the state; after a restart, so many at most "
+        "are learnt again from the state's own log",
+    )
+
+
 class Model(_Section):
     """Where bundles stand and how they rank."""
 
@@ -179,6 +197,11 @@ class Model(_Section):
         ge=0,
         description="newest records of recs.sessions.v1 that a rank worker reads when it starts; "
         "0 leaves the session source out",
+    )
+    learnt_sessions: bool = Field(
+        True,
+        description="rank workers follow recs.weights.v1, for epochs whose sessions are ordered by what the learn job "
+        "has learnt; without it such epochs take the neighbours' order",
     )
 
     @field_validator("trusted_keys", mode="before")
@@ -225,6 +248,7 @@ class Settings(_Section):
     similarity: Similarity = Similarity()
     federate: Federate = Federate()
     feedback: Feedback = Feedback()
+    learn: Learn = Learn()
     model: Model = Model()
     gate: Gate = Gate()
     lake: Lake = Lake()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from pyflink.datastream import StreamExecutionEnvironment
 
-from flink_jobs import federate, feedback, recommend, similarity
+from flink_jobs import federate, feedback, learn, recommend, similarity
 from flink_jobs.settings import Settings, load
 
 JOBS: dict[str, Callable[[Settings], StreamExecutionEnvironment]] = {
@@ -19,6 +19,7 @@ JOBS: dict[str, Callable[[Settings], StreamExecutionEnvironment]] = {
     "similarity": similarity.build,
     "federate": federate.build,
     "feedback": feedback.build,
+    "learn": learn.build,
 }
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from clients.reader import Recommendations, Recommended
 from flink_jobs.session_feed import SessionFeed
 from flink_jobs.settings import Settings
+from flink_jobs.weights_feed import WeightsFeed
 from schemas.codec import Codec
 from schemas.ids import user_key
 from schemas.records import Item, ServedItem, ServedList
@@ -69,6 +70,7 @@ class ListExplained:
             "model_version": self.record.model_version,
             "index_mark": self.record.index_mark,
             "session_mark": self.record.session_mark,
+            "weights_version": self.record.weights_version,
             "variant": self.record.variant,
             "same_list": self.same_list,
             "same_catalogue": self.same_catalogue,
@@ -188,7 +190,7 @@ def explain_record(
         record.epoch,
         record.snapshot,
     )
-    sessions, same_sessions = _sessions(settings, record.session_mark)
+    sessions, same_sessions = _sessions(settings, record)
     contribute = _contributions(bundle)
     how = dataclasses.replace(rank_settings, **(changes or {}))
     return ListExplained(
@@ -246,10 +248,16 @@ def _catalogue(settings: Settings, bundle: Bundle, mark: int) -> tuple[Catalogue
     return view, high >= mark and seen == mark
 
 
-def _sessions(settings: Settings, mark: int) -> tuple[LiveSessions | None, bool]:
+def _sessions(settings: Settings, record: ServedList) -> tuple[LiveSessions | None, bool]:
     """Give the sessions as a worker that starts now reads them; False unless that is what the list was made with."""
+    mark = record.session_mark
     if not mark or not settings.model.session_tail:
         return None, not mark
-    feed = SessionFeed(settings.kafka, Codec(settings.kafka.schema_ids), settings.model.session_tail)
+    codec = Codec(settings.kafka.schema_ids)
+    feed = SessionFeed(settings.kafka, codec, settings.model.session_tail)
     feed.close()
-    return feed.live, feed.live.mark == mark and feed.partitions == 1
+    same = feed.live.mark == mark and feed.partitions == 1
+    if record.weights_version:
+        WeightsFeed(settings.kafka, codec, feed.live.learnt).close()
+        same &= feed.live.weights_version == record.weights_version
+    return feed.live, same

@@ -15,7 +15,7 @@ from tailrace.connections import ensure_topics
 from tailrace.edge_models import refuse_lost_ledgers
 from tailrace.errors import ExitCode, UserError
 
-JOBS = ("recommend", "similarity", "federate", "feedback")
+JOBS = ("recommend", "similarity", "federate", "feedback", "learn")
 _SECTIONS = {"recommend": "job"}
 
 
@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 
 def submit(
-    job: Annotated[str, typer.Argument(help="recommend, similarity, federate or feedback")],
+    job: Annotated[str, typer.Argument(help="recommend, similarity, federate, feedback or learn")],
     jobmanager: Annotated[
         str | None,
         typer.Option("--jobmanager", "-m", help="HOST:PORT of Flink's REST; default: the local stack."),
