@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import dp_accounting
 import pytest
+from dp_accounting.pld import privacy_loss_distribution as losses
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,9 +15,6 @@ from udfs.federate.ledger import BudgetLedger, BudgetLogic
 from udfs.federate.line_settings import LineSettings
 from udfs.privacy.gaussian import compose, delta_of, epsilon_of, noise_multiplier_of
 from udfs.privacy.terms import Mode, Terms
-
-dp_accounting = pytest.importorskip("dp_accounting")
-losses = pytest.importorskip("dp_accounting.pld.privacy_loss_distribution")
 
 DELTA = 1e-5
 INTERVAL = 1e-3
@@ -28,7 +27,10 @@ def oracle_epsilon(deviations: dict[float, int], delta: float, pessimistic: bool
     total: Any = None
     for deviation, count in deviations.items():
         one = losses.from_gaussian_mechanism(
-            deviation, value_discretization_interval=INTERVAL, pessimistic_estimate=pessimistic
+            deviation,
+            value_discretization_interval=INTERVAL,
+            pessimistic_estimate=pessimistic,
+            use_connect_dots=pessimistic,
         ).self_compose(count)
         total = one if total is None else total.compose(one)
     return float(total.get_epsilon_for_delta(delta))
