@@ -31,7 +31,6 @@ from flink_jobs.settings import Settings
 from flink_jobs.user_shell import JOB
 from flink_jobs.wall_clock import wall_clock_ms
 from flink_jobs.weights_feed import WeightsFeed
-from flink_jobs.weights_feed import WeightsFeed
 from schemas.codec import Codec, encode
 from schemas.ids import split_user_key
 from schemas.records import ServedList
@@ -75,8 +74,6 @@ class RankLists(ScalarFunction):
             self._sessions = SessionFeed(self._settings.kafka, codec, model.session_tail)
             if model.learnt_sessions:
                 self._weights = WeightsFeed(self._settings.kafka, codec, self._sessions.live.learnt)
-            if model.learnt_sessions:
-                self._weights = WeightsFeed(self._settings.kafka, codec, self._sessions.live.learnt)
         self._rank_settings = RankSettings(
             candidates=model.candidates,
             finalists=model.finalists,
@@ -94,8 +91,6 @@ class RankLists(ScalarFunction):
         self._catalogue.close()
         if self._sessions is not None:
             self._sessions.close()
-        if self._weights is not None:
-            self._weights.close()
         if self._weights is not None:
             self._weights.close()
         with contextlib.suppress(redis.RedisError):  # the store may be what ended the task
@@ -163,8 +158,6 @@ class RankLists(ScalarFunction):
             sessions = self._sessions.live
         if self._weights is not None:
             self._weights.follow()
-        if self._weights is not None:
-            self._weights.follow()
         view = self._catalogue.view(bundle)
         label, rank_settings = self._of_variant(variant)
         batch = rank_columns(bundle, snapshots, view, rank_settings, sessions)
@@ -224,8 +217,6 @@ class RankLists(ScalarFunction):
             "clicks": feed.live.clicks,
             "behind_ms": feed.behind_ms,
             "refused": feed.refused,
-            "weights_version": feed.live.weights_version,
-            "weights_refused": self._weights.refused if self._weights is not None else None,
             "weights_version": feed.live.weights_version,
             "weights_refused": self._weights.refused if self._weights is not None else None,
         }

@@ -11,7 +11,7 @@ from schemas.records import LearntPart
 from udfs.neighbours.item_table import ItemTable
 from udfs.neighbours.session_contexts import contexts
 from udfs.neighbours.session_index import SessionIndex, as_queries
-from udfs.online.item_embeddings import BLOCK_ROWS
+from udfs.online.item_embeddings import BLOCK_ROWS, EmbeddingSettings
 from udfs.online.publication import (
     RANKER_PART,
     decode_items,
@@ -27,7 +27,12 @@ from udfs.online.session_learner import LIMITS, SCAN, LearnerSettings, SessionLe
 from udfs.online.session_ranker import RANKER_FEATURES, SessionRanker, SessionRankerSettings
 
 QUICK = LearnerSettings(
-    SessionRankerSettings(candidates=20, limits=LIMITS._replace(sessions=256, pool=4_096), scan=SCAN),
+    SessionRankerSettings(
+        candidates=20,
+        limits=LIMITS._replace(sessions=256, pool=4_096),
+        scan=SCAN,
+        embeddings=EmbeddingSettings(remembered=1_024),
+    ),
     PublisherSettings(clicks=256, blocks=2),
 )
 Log = tuple[NDArray[np.uint64], NDArray[np.uint64]]
