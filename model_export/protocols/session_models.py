@@ -10,8 +10,10 @@ import numpy.typing as npt
 from model_export.protocols.rank_metrics import DEEPEST
 from model_export.protocols.session_log import Clicks
 from udfs.neighbours.index_arrays import IndexLimits
-from udfs.neighbours.scan_arrays import ScanSettings
+from udfs.neighbours.scan_arrays import Queries, ScanSettings
 from udfs.neighbours.session_index import SessionIndex
+from udfs.online.published_ranker import PublishedRanker
+from udfs.online.publisher import Publisher, PublisherSettings
 from udfs.online.session_ranker import SessionRanker, SessionRankerSettings
 
 PLAIN_VMIS = ScanSettings(
@@ -122,3 +124,47 @@ class LearntModel:
             embeddings = self.ranker.embeddings
             embeddings.rehearse(REHEARSALS * self._learnt // embeddings.settings.batch)
         self._stood_still, self._learnt = False, 0
+
+
+class PublishedModel(LearntModel):
+    """The same, ordered by what was published last, as rank workers do while the learn job learns.
+
+    Parameters
+    ----------
+    items, seed, settings
+        As `LearntModel`.
+    publisher
+        How often and how much is published.
+    """
+
+    def __init__(
+        self,
+        items: int,
+        seed: int,
+        publisher: PublisherSettings,
+        settings: SessionRankerSettings | None = None,
+    ) -> None:
+        super().__init__(items, seed, settings)
+        self._names = np.arange(items, dtype=np.uint64)
+        self._publisher = Publisher(self.ranker, publisher)
+        self._served = PublishedRanker(lambda names: names.astype(np.int32))
+
+    def learn(self, clicks: Clicks) -> None:
+        """Learn clicks in their order."""
+        self._play(clicks, None)
+
+    def predict_and_learn(self, clicks: Clicks, known: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+        """Return the best items by the newest version, learning."""
+        return self._play(clicks, known)[clicks.predicted]
+
+    def _play(self, clicks: Clicks, known: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.int32]:
+        batch, asked = self.ranker.settings.batch, clicks.queries
+        found = []
+        for at in range(0, len(clicks.items), batch):
+            of = slice(at, at + batch)
+            queries = Queries(asked.items, asked.start[of], asked.stop[of], asked.keys[of])
+            items, scorer = clicks.items[of], self._served.probabilities
+            found.append(self.ranker.predict_and_learn(queries, items, known, DEEPEST, scorer))
+            for part in self._publisher.parts(self._names):
+                self._served.take(part)
+        return np.concatenate(found)

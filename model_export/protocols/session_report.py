@@ -20,6 +20,7 @@ from model_export.protocols.sessions import (
     baselines,
     evaluate,
     ours,
+    published,
 )
 
 OURS = "tailrace"
@@ -37,10 +38,10 @@ class SessionReport:
     counts: dict[int, dict[str, int]]
     wall_s: float
     cpu_s: float
-    protocol: str = "sessions"  # or "sessions --ablation", which has a section of its own
+    protocol: str = "sessions"  # or with --ablation or --publish, which have sections of their own
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values: our figures by setting, those of baselines and ablations by name."""
+        """Return plain values: our figures by setting, those of baselines, ablations and delays by name."""
         result: dict[str, Any] = {
             "protocol": "sessions",
             "data_sha256": self.sha256,
@@ -51,19 +52,24 @@ class SessionReport:
             "counts": {str(period): counts for period, counts in self.counts.items()},
             "baselines": {},
             "ablation": {},
+            "published": {},
         }
         for outcome in self.outcomes:
             if outcome.model == OURS:
                 result[outcome.setting] = outcome.to_dict()
             else:
-                group = "ablation" if outcome.model.startswith("without ") else "baselines"
+                first = outcome.model.split()[0]
+                group = {"without": "ablation", "published": "published"}.get(first, "baselines")
                 result[group][outcome.model] = outcome.to_dict()
         return result
 
     def title(self) -> str:
         """Return the section's heading."""
-        plain = self.protocol == "sessions"
-        return f"Session clicks: {'the continual protocol' if plain else 'what each part brings'}"
+        told = {
+            "sessions --ablation": "what each part brings",
+            "sessions --publish": "what it costs to serve what was published last",
+        }
+        return f"Session clicks: {told.get(self.protocol, 'the continual protocol')}"
 
     def intro(self) -> str:
         """Return what is predicted from what."""
@@ -143,13 +149,16 @@ def run(
     *,
     with_baselines: bool,
     with_ablation: bool = False,
+    publish_clicks: Sequence[int] = (),
     tell: Tell | None,
 ) -> SessionReport:
-    """Evaluate our model in each setting; the baselines, and our model without its parts, online."""
+    """Evaluate our model in each setting; the baselines, and our model without its parts or with delays, online."""
     started_s, cpu_s = time.perf_counter(), time.process_time()
     others = baselines(log) if with_baselines else {}
     if with_ablation:
         others |= ablation(log, seed)
+    if publish_clicks:
+        others |= published(log, seed, publish_clicks)
     with threadpool_limits(limits=1, user_api="blas"):  # as in a worker: more threads spin, and cost more
         outcomes = [
             evaluate(OURS, lambda: ours(log, seed), log, setting, tested, tell) for setting in settings
@@ -164,5 +173,5 @@ def run(
         {period: log.counts(period) for period in tested},
         time.perf_counter() - started_s,
         time.process_time() - cpu_s,
-        "sessions --ablation" if with_ablation else "sessions",
+        "sessions --ablation" if with_ablation else "sessions --publish" if publish_clicks else "sessions",
     )

@@ -10,7 +10,7 @@ Source: Mi, Lin and Faltings, "ADER: adaptively distilled exemplar replay", RecS
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +20,18 @@ import numpy.typing as npt
 from model_export.protocols.rank_metrics import RankMetrics, ranks_in
 from model_export.protocols.session_baselines import ItemNeighbours, Popularity, SequentialRules
 from model_export.protocols.session_log import SessionLog
-from model_export.protocols.session_models import PLAIN_VMIS, LearntModel, NeighbourModel, SessionModel
+from model_export.protocols.session_models import (
+    PLAIN_VMIS,
+    LearntModel,
+    NeighbourModel,
+    PublishedModel,
+    SessionModel,
+)
 from udfs.online.candidate_features import FEATURES
 from udfs.online.item_embeddings import EMBEDDING_FEATURES
 from udfs.online.item_lift import LIFT_FEATURES
+from udfs.online.publisher import PublisherSettings
+from udfs.online.session_learner import LearnerSettings
 from udfs.online.session_ranker import SessionRankerSettings
 
 SETTINGS = ("online", "periodic")
@@ -88,6 +96,31 @@ def baselines(log: SessionLog) -> dict[str, Callable[[], SessionModel]]:
         "item-kNN per click": ItemNeighbours,
         "VMIS-kNN per click": lambda: NeighbourModel(PLAIN_VMIS, items),
     }
+
+
+def published(
+    log: SessionLog, seed: int, every_clicks: Sequence[int]
+) -> dict[str, Callable[[], SessionModel]]:
+    """Return how to make the model that serves as the rank workers have it: ordered by what was published last.
+
+    Parameters
+    ----------
+    every_clicks
+        Delays, in clicks from one version to the next. The last model also finds candidates as workers do, with their
+        lighter scan, at the learn job's own delay.
+    """
+    items, job = len(log.item_ids), LearnerSettings()
+
+    def maker(publisher: PublisherSettings, settings: SessionRankerSettings) -> Callable[[], SessionModel]:
+        return lambda: PublishedModel(items, seed, publisher, settings)
+
+    found = {
+        f"published every {clicks:,} clicks": maker(
+            job.publisher._replace(clicks=clicks), SessionRankerSettings()
+        )
+        for clicks in every_clicks
+    }
+    return found | {"published as in the job": maker(job.publisher, job.ranker)}
 
 
 def ablation(log: SessionLog, seed: int) -> dict[str, Callable[[], SessionModel]]:

@@ -145,7 +145,7 @@ class RunningShop:
                 list_["_mark"], list_["items"],
             ) == (
                 ranked.rec_id, ranked.version, ranked.at_ms, ranked.epoch, ranked.model_version,
-                marks_text(ranked.index_mark, ranked.session_mark), ranked.items,
+                marks_text(ranked.index_mark, ranked.session_mark, ranked.weights_version), ranked.items,
             ), key  # fmt: skip
         return len(wanted)
 

@@ -17,6 +17,7 @@ from model_export.protocols.quality_page import marks, write_section
 from model_export.protocols.rank_metrics import ABSENT, RankMetrics, ranks_in
 from model_export.protocols.session_baselines import ItemNeighbours, Popularity, SequentialRules
 from model_export.protocols.session_log import SessionLogError, read_session_log
+from model_export.protocols.session_models import NeighbourModel
 from model_export.protocols.session_report import periods_to_test, run
 from model_export.protocols.sessions import ablation, evaluate
 from tailrace.cli import app
@@ -187,6 +188,7 @@ def test_the_command_prints_the_caution_and_writes_its_section_once(shop: Path, 
         (["--setting", "weekly"], "TR-701"),
         (["--sample", "0"], "TR-701"),
         (["--plot", "x.png"], "TR-701"),
+        (["--publish", "0"], "TR-701"),
         (["--periods", "7"], "TR-700"),
     ],
 )
@@ -213,6 +215,23 @@ def test_the_ablation_has_a_section_beside_that_of_the_figures(shop: Path, tmp_p
         write_section(page, report, "tailrace eval sessions", "abc")
     text = page.read_text(encoding="utf-8")
     assert [text.count(f"## Session clicks: {title}") for title in ("the continual", "what each")] == [1, 1]
+
+
+def test_published_at_once_is_as_good_and_a_version_that_never_comes_is_the_first_order(shop: Path) -> None:
+    log = read_session_log(shop)
+    report = run(
+        log, ("online",), range(3, 4), 0, 1.0, with_baselines=False, publish_clicks=(64, 10**9), tell=None
+    )
+    found = report.to_dict()
+    assert list(found["published"]) == [
+        "published every 64 clicks", "published every 1,000,000,000 clicks", "published as in the job",
+    ]  # fmt: skip
+    at_once, never = list(found["published"].values())[:2]
+    plain = NeighbourModel(SessionRankerSettings().scan, 20, SessionRankerSettings().limits)
+    first_order = evaluate("x", lambda: plain, log, "online", range(3, 4)).mean.values
+    assert never["mrr@20"] == pytest.approx(first_order["mrr@20"], abs=1e-4)
+    assert at_once["recall@10"] == pytest.approx(found["online"]["recall@10"], abs=0.02)
+    assert report.title().endswith("published last")
 
 
 def test_the_ablation_leaves_each_part_out_and_nothing_else(shop: Path) -> None:

@@ -33,6 +33,14 @@ def sessions(
     ablation: Annotated[
         bool, typer.Option("--ablation", help="Run ours without each of its parts too: seven more runs.")
     ] = False,
+    publish_clicks: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--publish",
+            help="Ours too as rank workers have it, published every so many clicks; may be given several times. One "
+            "more run finds candidates as they do.",
+        ),
+    ] = None,
     as_json: Json = False,
     out: Out = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw R@20 over the periods: an .svg.")] = None,
@@ -49,6 +57,8 @@ def sessions(
         raise usage("sessions", f"--sample: wanted a share above 0 and at most 1, got {sample}")
     if plot is not None and plot.suffix != ".svg":
         raise usage("sessions", f"--plot: wanted a name that ends in .svg, got {plot}")
+    if publish_clicks and min(publish_clicks) < 1:
+        raise usage("sessions", f"--publish: wanted 1 click or more, got {min(publish_clicks)}")
     chosen = SETTINGS if setting == "both" else (setting,)
     try:
         log = read_session_log(data, sample, seed)
@@ -64,6 +74,7 @@ def sessions(
             sample,
             with_baselines=baselines,
             with_ablation=ablation,
+            publish_clicks=publish_clicks or (),
             tell=tell,
         )
     command = f"tailrace eval sessions --data {data.name} --seed {seed}"
@@ -77,6 +88,7 @@ def sessions(
         command += " --no-baselines"
     if ablation:
         command += " --ablation"
+    command += "".join(f" --publish {clicks}" for clicks in publish_clicks or ())
     if plot is not None:
         plot.parent.mkdir(parents=True, exist_ok=True)
         plot.write_text(found.chart(), encoding="utf-8")
