@@ -1,4 +1,4 @@
-"""The shell that runs `FeedbackLogic` in Flink: micro-batches in, examples and credits out.
+"""The shell that runs `FeedbackLogic` in Flink: micro-batches in, examples, credits and their sums out.
 
 **State** (keyed by shard, RocksDB)
     `users`: user key → what is kept of the user's feedback, at most `udfs.feedback.feedback_state.MAX_STATE_BYTES`
@@ -30,24 +30,26 @@ from flink_jobs.keyed_shell import KeyedShell, map_state, value_state
 from flink_jobs.prefix import CONTROL, EVENTS, EVERY_SHARD_PREFIX, SERVED, SOURCE_STRIDE
 from flink_jobs.settled_clock import SettledClock
 from flink_jobs.shard_record import ShardRecord
-from flink_jobs.shards import index_of_keys
+from flink_jobs.shards import index_of_keys, shard_of
 from flink_jobs.wall_clock import wall_clock_ms
 from schemas.codec import Codec, encode
+from schemas.records import Credit
 from schemas.refusal import Refused
 from schemas.validation import effective_time, validate_control, validate_event, validate_served
+from udfs.bandits.credit_sums import CreditSums
 from udfs.feedback.feedback_logic import FeedbackLogic, FeedbackStep
 from udfs.feedback.feedback_state import FeedbackState
 from udfs.feedback.outcome import is_outcome
 
 SOURCES = (EVENTS, CONTROL, SERVED)
-DEAD_LETTER, EXAMPLE, CREDIT = range(3)
-"""Kinds of output rows."""
+DEAD_LETTER, EXAMPLE, CREDIT, SUMS = range(4)
+"""Kinds of output rows; the last goes to the second step."""
 
 OUTPUT_TYPE = Types.ROW_NAMED(
-    ["kind", "key", "payload", "at_ms"],
-    [Types.INT(), Types.STRING(), Types.PRIMITIVE_ARRAY(Types.BYTE()), Types.LONG()],
+    ["kind", "key", "payload", "at_ms", "shard"],
+    [Types.INT(), Types.STRING(), Types.PRIMITIVE_ARRAY(Types.BYTE()), Types.LONG(), Types.INT()],
 )
-"""kind; key of the record; its bytes; its timestamp (event time)."""
+"""kind; key of the record, of `SUMS` the tenant; its bytes; its timestamp (event time); the tenant's shard."""
 
 TICK_MS = 1_000
 MINUTE_MS = 60_000
@@ -91,7 +93,7 @@ class FeedbackShell(KeyedShell):
                     continue  # the recommend job has sent it to the dead letters
                 place = (SOURCES[source], partition % SOURCE_STRIDE, offset, at_ms)
                 letter = dead_letter(*place, key, payload, refused, JOB)
-                yield Row(DEAD_LETTER, *letter, at_ms)
+                yield Row(DEAD_LETTER, *letter, at_ms, 0)
         yield from self._close_batch(shard, batch, ctx)
 
     def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> Iterator[Row]:
@@ -151,13 +153,18 @@ class FeedbackShell(KeyedShell):
         return shard
 
     def _close_batch(self, shard: _Shard, batch: _Batch, ctx: Any) -> Iterator[Row]:
+        by_tenant: dict[str, list[Credit]] = {}
         for key, step in batch.steps:
             for example in step.examples:
                 shard.record.count("examples")
-                yield Row(EXAMPLE, key, encode(example), example.settled_time)
+                yield Row(EXAMPLE, key, encode(example), example.settled_time, 0)
             for credit in step.credits:
                 shard.record.count("credits")
-                yield Row(CREDIT, key, encode(credit), credit.event_time)
+                by_tenant.setdefault(credit.tenant, []).append(credit)
+                yield Row(CREDIT, key, encode(credit), credit.event_time, 0)
+        for tenant, credits in by_tenant.items():
+            home = shard_of(tenant, self._settings.job.shards)
+            yield Row(SUMS, tenant, CreditSums().add(credits).encode(), 0, home)
         batch.close()
         for minute, names in batch.wakes.items():
             time_wheel.add(self._wheel, minute, names)

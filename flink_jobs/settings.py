@@ -58,6 +58,7 @@ class Kafka(_Section):
             10: "EdgeModel",
             11: "Example",
             12: "LearntPart",
+            13: "Posterior",
         },
         description="Confluent header: schema id to record name",
     )
@@ -132,6 +133,12 @@ class Feedback(_Section):
     batch_ms: int = Field(1_000, ge=1, description="records gathered by user shard in the JVM")
     idle_ms: int = Field(
         10_000, ge=100, description="a partition without a record for this long no longer holds the clock"
+    )
+    posterior_ms: int = Field(
+        10_000, ge=100, description="credits gathered by tenant; a posterior is published once in it at most"
+    )
+    posterior_half_life_days: float = Field(
+        14.0, ge=0.5, le=30, description="after so long a credit weighs half in the posterior"
     )
     click_ms: int = Field(_RULES.click_ms, ge=0, description="a click counts for so long")
     dwell_ms: int = Field(_RULES.dwell_ms, ge=0, description="a stay on an item's page")

@@ -92,6 +92,7 @@ class ServedList(NamedTuple):
     snapshot: bytes
     session_mark: int = 0
     weights_version: int = 0
+    posterior_version: int = 0
 
 
 class SessionDelta(NamedTuple):
@@ -149,6 +150,7 @@ class Credit(NamedTuple):
     reward: float
     event_time: int
     credit_id: str
+    context: Sequence[int] = ()
 
 
 class ExampleItem(NamedTuple):
@@ -258,6 +260,24 @@ class LearntPart(NamedTuple):
     data: bytes
 
 
+class ArmPosterior(NamedTuple):
+    """The sums of one arm."""
+
+    arm: str
+    squares: Sequence[float]
+    rewards: Sequence[float]
+
+
+class Posterior(NamedTuple):
+    """What the credits of all users of a tenant say of the arms."""
+
+    tenant: str
+    version: int
+    credits: int
+    newest_day: int
+    arms: Sequence[ArmPosterior]
+
+
 Record = (
     Event
     | Item
@@ -271,6 +291,7 @@ Record = (
     | EdgeUpdate
     | EdgeModel
     | LearntPart
+    | Posterior
 )
 
 # Name in the schema -> class, of every record that can stand alone in a message.
@@ -287,10 +308,12 @@ MESSAGES: Final[dict[str, type[Record]]] = {
     "EdgeUpdate": EdgeUpdate,
     "EdgeModel": EdgeModel,
     "LearntPart": LearntPart,
+    "Posterior": Posterior,
 }
 # ... and of the records inside them.
-PARTS: Final[dict[str, type[EventItem | ServedItem | ExampleItem]]] = {
+PARTS: Final[dict[str, type[EventItem | ServedItem | ExampleItem | ArmPosterior]]] = {
     "EventItem": EventItem,
     "ServedItem": ServedItem,
     "ExampleItem": ExampleItem,
+    "ArmPosterior": ArmPosterior,
 }

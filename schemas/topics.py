@@ -111,6 +111,13 @@ WEIGHTS: Final = Topic(
     "one",
     {"cleanup.policy": "compact", "max.message.bytes": str(MIB)},
 )
+POSTERIORS: Final = Topic(
+    "recs.posteriors.v1",
+    "Posterior",
+    "tenant",
+    "one",
+    {"cleanup.policy": "compact", "max.message.bytes": str(MIB)},
+)
 EDGE_UPDATES: Final = Topic(
     "edge.updates.v1",
     "EdgeUpdate",
@@ -144,6 +151,7 @@ TOPICS: Final = (
     EDGE_UPDATES,
     EDGE_MODELS,
     WEIGHTS,
+    POSTERIORS,
 )
 
 

@@ -14,6 +14,9 @@ from udfs.purchases import ONCE
 
 VERSION: Final = 2
 SOURCES: Final = ("ranker", "embedding", "neighbours", "repeat", "popular")
+NEW: Final = "new"
+"""Source of a slot that the share of new items took; no arm of a user."""
+SLOT_SOURCES: Final = (*SOURCES, NEW)
 PERSONALIZATION: Final = CONSENTS.index("personalization")
 
 MAX_INTERACTIONS: Final = 50

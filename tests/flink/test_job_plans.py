@@ -30,7 +30,7 @@ class Job(NamedTuple):
 
 JOBS = (
     Job("similarity", {"parallelism": 1, "batch_ms": 100, "item_batch_ms": 300}, 2),
-    Job("feedback", {"parallelism": 2, "batch_ms": 100, "idle_ms": 500}, 1),
+    Job("feedback", {"parallelism": 2, "batch_ms": 100, "posterior_ms": 300, "idle_ms": 500}, 2),
     Job("learn", {"batch_ms": 100, "publish_clicks": 512}, 1),
     Job(
         "federate",

@@ -1,6 +1,7 @@
 """One record of each type, with every optional field set. tests/fixtures/schemas/v1 holds their bytes."""
 
 from schemas.records import (
+    ArmPosterior,
     Control,
     Credit,
     DeadLetter,
@@ -13,6 +14,7 @@ from schemas.records import (
     Item,
     LearntPart,
     ModelPointer,
+    Posterior,
     ServedItem,
     ServedList,
     SessionDelta,
@@ -141,6 +143,9 @@ SAMPLES = {
         "k1",
         "full",
         T,
+    ),
+    "Posterior": Posterior(
+        "acme", 3, 12, 20_000, (ArmPosterior("ranker", (2.5, 0.5, 0.25), (0.75, 0.125)), ArmPosterior("x", (), ()))
     ),
     "LearntPart": LearntPart("items/3", 4, 8_192, b"\x00TRIT"),
 }

@@ -9,15 +9,12 @@ import pytest
 from numpy.typing import NDArray
 from test_bandits_contract import ARMS, DIM, FLOOR, POLICIES
 
-from schemas.records import Credit
 from udfs.bandit import arm_probabilities_batch
 from udfs.bandits.epsilon_greedy import EpsilonGreedy
 from udfs.bandits.evidence import Evidence
 from udfs.bandits.linear_arms import LinearArms
 from udfs.bandits.linucb import LinUcb
-from udfs.bandits.shared_posterior import SharedPosterior
 from udfs.bandits.shares import draw
-from udfs.bandits.thompson_beta import ThompsonBeta
 from udfs.bandits.thompson_linear import CELLS, ThompsonLinear, greatest, greatest_slowly
 from udfs.bandits.ucb1 import Ucb1
 
@@ -104,50 +101,6 @@ def test_regret_against_the_best_fixed_arm_is_small_and_shrinks(name):
     total, late = np.mean(found, axis=0)
     assert total < 0.35 * even * ROUNDS
     assert least * 0.5 < late < least + 0.12 * even
-
-
-CREDITS = [
-    Credit("default", f"u{n}", f"r{n}", ("ranker", "popular")[n % 2], (n % 7) / 10, 1_000 + n, f"c{n}")
-    for n in range(500)
-]
-
-
-def test_the_shared_posterior_is_the_same_from_any_shards_in_any_order():
-    whole = SharedPosterior().add(CREDITS)
-    parts = [SharedPosterior().add(CREDITS[start::3]) for start in (2, 0, 1)]
-    assert parts[0].merge(parts[1]).merge(parts[2]) == whole == SharedPosterior().add(reversed(CREDITS))
-    assert SharedPosterior.decode(whole.encode()) == whole
-    assert whole.arms["ranker"].credits == 250 and whole.newest_ms == 1_499
-    mean = np.mean([credit.reward for credit in CREDITS if credit.arm == "ranker"])
-    assert whole.arms["ranker"].mean == pytest.approx(mean, abs=1e-6)
-
-
-def test_the_shared_posterior_is_a_small_record_of_fixed_bytes():
-    assert len(SharedPosterior().add(CREDITS).encode()) < 80
-    one = SharedPosterior().add([Credit("default", "u", "r", "popular", 0.25, 9, "c")])
-    assert one.encode().hex() == "010100090000000000000007706f70756c617201000000000000000000040000000000"
-
-
-def test_what_all_users_taught_is_a_prior_with_a_cap():
-    posterior = SharedPosterior().add(CREDITS)
-    evidence = posterior.evidence(["popular", "ranker", "unheard of"], most=100.0)
-    assert evidence.plays.tolist() == pytest.approx([100.0, 100.0, 0.0])
-    assert evidence.won[0] / 100 == pytest.approx(posterior.arms["popular"].mean)
-    assert ThompsonBeta(3).probabilities(evidence, NO_CONTEXT)[2] > 0.5, "what was never tried may be best"
-
-
-@pytest.mark.parametrize(
-    "data", [b"", b"\x02" + bytes(10), b"\x01\x01" + bytes(9), SharedPosterior().encode() + b"\0"]
-)
-def test_bytes_that_are_no_shared_posterior_are_refused(data):
-    with pytest.raises(ValueError, match="shared posterior"):
-        SharedPosterior.decode(data)
-
-
-def test_too_many_arms_are_refused():
-    many = [CREDITS[0]._replace(arm=f"arm {number}") for number in range(257)]
-    with pytest.raises(ValueError, match="at most 256"):
-        SharedPosterior().add(many)
 
 
 def test_ucb1_prefers_what_could_be_better_over_what_seems_best():

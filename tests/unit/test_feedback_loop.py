@@ -9,7 +9,7 @@ from user_examples import DAY, MINUTE, T0, event, impression
 from schemas.codec import decode, encode
 from schemas.ids import user_key
 from schemas.records import Credit, Example
-from udfs.bandits.shared_posterior import SharedPosterior
+from udfs.bandits.credit_sums import CreditSums
 from udfs.experiments.assignment import assign
 from udfs.experiments.experiment import BUCKETS, Experiment, Variant
 from udfs.experiments.variant_sums import VariantSums, count
@@ -56,10 +56,11 @@ def test_the_better_of_two_planted_variants_is_found_from_the_records_alone() ->
     assert len(examples) == 3_000 and len({credit.credit_id for credit in credits}) == 6_000
     sums = summed(examples)
     assert (look(SPREAD, sums).word, look(SPREAD, sums).variant) == ("better", "b")
-    shared = SharedPosterior().add(credits)
+    shared = {one.arm: one for one in CreditSums().add(credits).posterior(14.0)}
     clicks = sum(one.gains[0] for one in sums.values())
-    assert abs(shared.arms["ranker"].mean - 0.2 * clicks / 3_000) < 1e-6
-    assert shared.arms["popular"].mean == 0.0
+    ranker = shared["ranker"]
+    assert abs(ranker.rewards[0] / ranker.squares[0] - 0.2 * clicks / 3_000) < 1e-6
+    assert shared["popular"].rewards[0] == 0.0 < shared["popular"].squares[0]
 
 
 def test_of_two_equal_variants_none_is_preferred() -> None:

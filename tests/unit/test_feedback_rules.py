@@ -10,6 +10,7 @@ from schemas.ids import item_hash
 from schemas.records import Event, EventItem, Example, ExampleItem, ServedList
 from udfs.feedback.feedback_logic import FeedbackLogic
 from udfs.feedback.rules import FeedbackRules
+from udfs.user_state import EMPTY
 
 
 def outcome(kind: str, item: str, after_ms: int, name: str = "o", **fields: object) -> Event:
@@ -32,6 +33,9 @@ class Told:
         assert steps[-1].state is None
         self.examples: dict[str, Example] = {one.rec_id: one for step in steps for one in step.examples}
         self.credits = {(one.rec_id, one.arm): one.reward for step in steps for one in step.credits}
+        self.contexts: dict[str, set[tuple[int, ...]]] = {}
+        for credit in (credit for step in steps for credit in step.credits):
+            self.contexts.setdefault(credit.rec_id, set()).add(tuple(credit.context))
         self.counts = [name for step in steps for name in step.counts]
 
     def slot(self, rec_id: str, item: str) -> ExampleItem:
@@ -55,6 +59,13 @@ def test_a_list_that_nobody_answered_makes_an_example_of_nothing_and_a_credit_of
         "b", 1, 1, "popular", 0.0, 0.8, "none", 0.0, False, False, False, 0.0, 0.0
     )
     assert told.credits == {("old", "ranker"): 0.0, ("old", "popular"): 0.0}
+
+
+def test_a_credit_says_what_was_known_of_the_user_when_the_list_was_made() -> None:
+    known = EMPTY._replace(n_events=50, n_purchases=2).encode()
+    told = Told(OLD._replace(snapshot=known), NEW, OLD_SHOWN, NEW_SHOWN)
+    assert told.contexts["old"] == {(256, 126, 35)}
+    assert told.contexts["new"] == {()}, "of a snapshot that nobody can read"
 
 
 def test_last_touch_takes_the_outcome_and_it_counts_once() -> None:

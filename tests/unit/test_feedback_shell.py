@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import numpy as np
 import pytest
 from user_examples import DAY, HOUR, MINUTE, SECOND, T0, event, impression
@@ -12,11 +14,12 @@ from schemas.ids import user_key
 from schemas.records import Control, Credit, DeadLetter, Event, Example, ServedItem, ServedList
 from schemas.validation import effective_time
 from tests.feedback_task import FeedbackTask, Sent
+from udfs.bandits.credit_sums import CreditSums
 from udfs.feedback.join_rate import join_rate
 from udfs.feedback.reference import join
 from udfs.feedback.rules import FeedbackRules
 
-from flink_jobs.feedback_shell import CREDIT, DEAD_LETTER, EXAMPLE, SOURCES  # isort: skip
+from flink_jobs.feedback_shell import CREDIT, DEAD_LETTER, EXAMPLE, SOURCES, SUMS  # isort: skip
 
 EVENTS, CONTROL, SERVED = SOURCES
 WALL_MS = 1_900_000_000_000
@@ -122,6 +125,8 @@ def test_a_log_in_order_at_any_speed_and_over_kills_is_joined_as_a_whole(
     assert set(examples) == wanted and len(examples) == len(wanted)
     assert {(one.rec_id, one.arm, one.reward, one.event_time) for one in credits} == wanted_credits
     assert len(credits) == len(wanted_credits) == len({one.credit_id for one in credits})
+    packets = [CreditSums.decode(row[2]) for row in task.rows if row[0] == SUMS]
+    assert reduce(CreditSums.merge, packets) == CreditSums().add(credits), "what goes to the second step"
     counts = task.counts()
     assert join_rate(counts) == 1.0
     assert counts["examples"] == LISTS and counts["impression_joined"] == LISTS

@@ -23,11 +23,13 @@ from xxhash import xxh3_64_hexdigest
 
 from schemas.codec import decode
 from schemas.records import Credit, Example, ExampleItem, ServedList
+from udfs.bandits.user_context import context_units
 from udfs.feedback.attribution import earned, is_removal, list_of
 from udfs.feedback.feedback_state import MAX_SETTLED, FeedbackState, KeptList, Settled
 from udfs.feedback.outcome import NO_LIST, Outcome
 from udfs.feedback.rules import KINDS, FeedbackRules
 from udfs.feedback.showing import Showing, first_shown
+from udfs.user_state import StateError, UserState
 
 # In this order what is due at one moment.
 _CHECK: Final = 0
@@ -216,6 +218,7 @@ def _credit(state: FeedbackState, kept: KeptList, rules: FeedbackRules) -> Settl
     for slot, _, outcomes, removals in _slots(state, kept, showing, until_ms, rules):
         reward = earned(outcomes, removals, until_ms, rules).reward
         rewards.setdefault(served.items[slot].source, []).append(reward)
+    context = _context(served.snapshot)
     credits = tuple(
         Credit(
             served.tenant,
@@ -225,11 +228,20 @@ def _credit(state: FeedbackState, kept: KeptList, rules: FeedbackRules) -> Settl
             sum(found) / len(found),
             until_ms,
             xxh3_64_hexdigest(f"{served.tenant}\0{served.user_id}\0{served.rec_id}\0{source}"),
+            context,
         )
         for source, found in sorted(rewards.items())
     )
     lists = tuple(one._replace(credited=True) if one.rec == kept.rec else one for one in state.lists)
     return Settlement(state._replace(lists=lists), (), credits)
+
+
+def _context(snapshot: bytes) -> tuple[int, ...]:
+    try:
+        state = UserState.decode(snapshot)
+    except StateError:  # of a release to come; the credit counts all the same
+        return ()
+    return tuple(context_units(state.n_events, state.n_purchases).tolist())
 
 
 _Slot = tuple[int, int, list[Outcome], list[Outcome]]
