@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 
 from flink_jobs.federate_settings import Federate
 from flink_jobs.gate_settings import Gate
+from flink_jobs.registry_settings import Registry
 from udfs.feedback.rules import FeedbackRules
 
 ENVIRONMENT_PREFIX = "TAILRACE_"
@@ -258,6 +259,7 @@ class Settings(_Section):
     learn: Learn = Learn()
     model: Model = Model()
     gate: Gate = Gate()
+    registry: Registry = Registry()
     lake: Lake = Lake()
     stack: Stack = Stack()
 

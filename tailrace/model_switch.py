@@ -12,6 +12,7 @@ from schemas.records import Control, ModelPointer
 from tailrace import model_epochs
 from tailrace.connections import control_producer, publish, store
 from tailrace.errors import ExitCode, UserError
+from tailrace.experiment_orders import order_running, read_running
 from tailrace.stack.flink import flink_rest
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Activated(NamedTuple):
 
     epoch: int
     model_version: str
+    manifest_sha256: str
     workers: int
     serving: bool
     views: int
@@ -97,10 +99,19 @@ def activate(
         since_ms = time.time_ns() // 1_000_000
         send_order(settings, "activate_epoch", epoch)
         publish_pointer(settings, bundle, "activate")
+        _drop_promoted_epoch(settings, epoch)
         say("activated; writing similar items, trending and item features")
         views = model_epochs.write_views(settings, client, bundle, progress)
         serving = wait and model_epochs.wait_until_active(client, epoch, since_ms, serving_timeout_s)
-    return Activated(epoch, bundle.model_version, holding, serving, views, time.monotonic() - began_s)
+    took_s = time.monotonic() - began_s
+    return Activated(epoch, bundle.model_version, bundle.manifest_sha256, holding, serving, views, took_s)
+
+
+def _drop_promoted_epoch(settings: Settings, epoch: int) -> None:
+    """End an epoch that an experiment has promoted: it would stand above the one that is activated."""
+    running = read_running(settings)
+    if "epoch" in running.promoted:
+        order_running(settings, running.without_epoch(), f"epoch {epoch} is activated")
 
 
 def preload(settings: Settings, client: Any, epoch: int, timeout_s: float) -> int:

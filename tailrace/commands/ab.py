@@ -80,7 +80,7 @@ def start(
         experiment = Experiment(
             name,
             layer,
-            _free_buckets(running, layer, buckets),
+            running.free_bucket(layer, buckets),
             buckets,
             tuple(_variant(text) for text in variant),
             metric,
@@ -204,19 +204,6 @@ def _find(running: RunningExperiments, name: str) -> Experiment:
         return running.find(name)
     except ValueError as error:
         raise UserError("TR-731", str(error), fix="tailrace ab report", exit_code=ExitCode.USAGE) from error
-
-
-def _free_buckets(running: RunningExperiments, layer: str, wanted: int) -> int:
-    """Return where in the layer an experiment has room."""
-    first = 0
-    for one in sorted(running.experiments, key=lambda one: one.first_bucket):
-        if one.layer == layer and one.first_bucket < first + wanted:
-            first = one.first_bucket + one.buckets
-    if first + wanted > BUCKETS:
-        raise ValueError(
-            f"share: layer {layer} has no {wanted / BUCKETS:.2%} of the users left; take another --layer"
-        )
-    return first
 
 
 def _variant(text: str) -> Variant:

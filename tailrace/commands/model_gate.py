@@ -16,6 +16,7 @@ from tailrace import example_log, model_epochs, model_verdict
 from tailrace.commands.eval.surroundings import Seed, import_evaluation
 from tailrace.commands.options import Config, Json
 from tailrace.errors import ExitCode, UserError
+from tailrace.model_registry import record_verdict
 from tailrace.phase_progress import phase_progress
 from udfs.model.gate import Verdict
 
@@ -123,6 +124,7 @@ def gate_bundle(
             ExitCode.USAGE,
         ) from error
     model_verdict.write_verdict(settings, verdict, key)
+    record_verdict(settings.registry, verdict)
     return verdict
 
 

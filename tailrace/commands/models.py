@@ -1,4 +1,4 @@
-"""`tailrace models ls|keygen|sign|publish|promote|rollback`, and `tailrace republish`."""
+"""`tailrace models ls|keygen|sign|gate|shadow|canary|publish|promote|rollback`, and `tailrace republish`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ from rich.table import Table
 
 from flink_jobs.settings import Settings, load
 from tailrace import bundle_keys, model_epochs, model_switch, model_verdict
+from tailrace.commands.model_canary import canary
 from tailrace.commands.model_gate import gate
+from tailrace.commands.model_shadow import shadow
 from tailrace.commands.options import Config, Json
 from tailrace.connections import store
+from tailrace.model_registry import record_switch
 from tailrace.model_switch import Activated
 
 Epoch = Annotated[int, typer.Argument(min=1, help="Number of the folder under model.root.")]
@@ -41,7 +44,7 @@ def register(app: typer.Typer) -> None:
         no_args_is_help=True,
         help="Model bundles: which there are, which serves, switching and going back.",
     )
-    for command in (ls, keygen, sign, gate, publish, promote, rollback):
+    for command in (ls, keygen, sign, gate, shadow, canary, publish, promote, rollback):
         group.command()(command)
     app.add_typer(group)
     app.command()(republish)
@@ -142,7 +145,7 @@ def promote(
     bundle = model_epochs.open_bundle(settings, epoch)
     if not force:
         model_verdict.require_passed(settings, bundle, model_epochs.active_epoch(settings))
-    _report(_activate(settings, epoch, wait, timeout, as_json), as_json)
+    _switch(settings, epoch, "promote", wait, timeout, as_json)
 
 
 def rollback(
@@ -157,7 +160,7 @@ def rollback(
     """Go back to an epoch that served before, by the same steps; it needs no verdict of the gate."""
     settings = load(config)
     chosen = model_switch.former_epoch(model_epochs.read_pointers(settings), epoch)
-    _report(_activate(settings, chosen, wait, timeout, as_json), as_json)
+    _switch(settings, chosen, "rollback", wait, timeout, as_json)
 
 
 def republish(config: Config = None, as_json: Json = False) -> None:
@@ -182,6 +185,12 @@ def republish(config: Config = None, as_json: Json = False) -> None:
             else f"{views:,} keys of views"
         )
         typer.echo(f"every shard was told to republish (recs.control.v1 offset {offset}); {told}")
+
+
+def _switch(settings: Settings, epoch: int, action: str, wait: bool, timeout: float, as_json: bool) -> None:
+    done = _activate(settings, epoch, wait, timeout, as_json)
+    record_switch(settings.registry, done.manifest_sha256, epoch, action)
+    _report(done, as_json)
 
 
 def _activate(settings: Settings, epoch: int, wait: bool, timeout: float, quiet: bool) -> Activated:

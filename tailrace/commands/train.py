@@ -15,7 +15,9 @@ from rich.table import Table
 from flink_jobs.settings import Settings, load
 from tailrace.commands.options import Config, Json
 from tailrace.errors import ExitCode, UserError
+from tailrace.model_registry import record_training
 from tailrace.phase_progress import phase_progress
+from udfs.model.manifest import MANIFEST, parse_manifest
 
 if TYPE_CHECKING:
     from model_export.train_settings import TrainReport, TrainSettings
@@ -77,6 +79,8 @@ def train(
         raise UserError(
             "TR-502", str(error), fix=f"tailrace train ... --epoch {epoch + 1}", exit_code=ExitCode.USAGE
         ) from error
+    bundle = parse_manifest((report.path / MANIFEST).read_bytes())
+    record_training(settings.registry, bundle, report.manifest_sha256, report.path)
     if as_json:
         typer.echo(json.dumps(report.to_dict(), indent=2))
     else:

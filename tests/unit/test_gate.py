@@ -157,6 +157,7 @@ def settings(tmp_path: Path) -> Settings:
         kafka={"bootstrap_servers": "127.0.0.1:1"},
         redis={"url": "redis://127.0.0.1:1/0"},
         gate={"most_calibration_error": 5.0},
+        registry={"uri": ""},
     )
 
 
@@ -280,12 +281,14 @@ def test_promote_asks_for_the_verdict_before_it_touches_anything(
 ) -> None:
     make_bundle(settings.model.root / "2", epoch=2)
     config = tmp_path / "tailrace.toml"
-    config.write_text(f"[model]\nroot = '{settings.model.root}'\n[gate]\nmost_calibration_error = 5.0\n")
+    config.write_text(
+        f"[model]\nroot = '{settings.model.root}'\n[registry]\nuri = ''\n[gate]\nmost_calibration_error = 5.0\n"
+    )
     switched: list[int] = []
 
     def activate(_: Settings, epoch: int, **__: Any) -> Activated:
         switched.append(epoch)
-        return Activated(epoch, "toy", 2, True, 0, 0.1)
+        return Activated(epoch, "toy", "ab", 2, True, 0, 0.1)
 
     monkeypatch.setattr("tailrace.model_epochs.active_epoch", lambda _: None)
     monkeypatch.setattr("tailrace.model_switch.activate", activate)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from udfs.experiments.assignment import assign
-from udfs.experiments.experiment import Experiment, check_together
+from udfs.experiments.experiment import BUCKETS, Experiment, check_together
 
 APPLIED: Final = {
     "epoch": (1, (1 << 32) - 1),
@@ -91,6 +91,29 @@ class RunningExperiments(NamedTuple):
         started = self._replace(experiments=(*self.experiments, experiment))
         started.check()
         return started
+
+    def free_bucket(self, layer: str, wanted: int) -> int:
+        """Return the first of `wanted` buckets of a layer that no experiment has.
+
+        Raises
+        ------
+        ValueError
+            Where the layer has no such room.
+        """
+        first = 0
+        for one in sorted(self.experiments, key=lambda one: one.first_bucket):
+            if one.layer == layer and one.first_bucket < first + wanted:
+                first = one.first_bucket + one.buckets
+        if first + wanted > BUCKETS:
+            raise ValueError(
+                f"share: layer {layer} has no {wanted / BUCKETS:.2%} of the users left; take another layer"
+            )
+        return first
+
+    def without_epoch(self) -> RunningExperiments:
+        """Return the value without a promoted model epoch: the activated one serves again."""
+        kept = {name: value for name, value in self.promoted.items() if name != "epoch"}
+        return self._replace(promoted=kept)
 
     def stop(self, name: str, promote: str | None = None) -> RunningExperiments:
         """Return the value without an experiment.
