@@ -3,8 +3,9 @@
 In
     `edge.updates.v1` (clipped and, by mode, noised changes), `recs.control.v1` (consent, erasure).
 Out
-    `edge.models.v1` (versions with their privacy, transactional, read committed), `recs.dead-letters.v1` (what was
-    refused, without its numbers; at least once), and in Redis counts and `edge:budget:{user}`.
+    `edge.models.v1` (versions with their privacy) and `edge.cohorts.v1` (what members of a cohort under masks are
+    told), both transactional, read committed; `recs.dead-letters.v1` (what was refused, without its numbers; at least
+    once), and in Redis counts and `edge:budget:{user}`.
 State
     A ledger a user, see `federate_ledgers`; head, model and partial sums a line, see `federate_lines`.
 On replay
@@ -33,7 +34,7 @@ from flink_jobs.settings import Settings
 from flink_jobs.shards import shard_keys, shard_of
 from schemas import topics
 
-MODELS = topics.EDGE_MODELS.name
+MODELS, COHORTS = topics.EDGE_MODELS.name, topics.EDGE_COHORTS.name
 
 
 def build(settings: Settings) -> StreamExecutionEnvironment:
@@ -53,6 +54,7 @@ def build(settings: Settings) -> StreamExecutionEnvironment:
     t_env.create_temporary_view("lines", t_env.from_data_stream(lines))
 
     kafka_sink(t_env, settings, "edge_models", MODELS, exactly_once=JOB)
+    kafka_sink(t_env, settings, "edge_cohorts", COHORTS, exactly_once=JOB)
     kafka_sink(t_env, settings, "dead_letters", DEAD_LETTERS)
     statements = t_env.create_statement_set()
     statements.add_insert_sql(
@@ -62,6 +64,9 @@ def build(settings: Settings) -> StreamExecutionEnvironment:
         INSERT INTO dead_letters
         SELECT `key`, payload FROM charged WHERE kind = {federate_ledgers.DEAD_LETTER}
         UNION ALL SELECT `key`, payload FROM lines WHERE kind = {federate_lines.DEAD_LETTER}""")
+    statements.add_insert_sql(
+        f"INSERT INTO edge_cohorts SELECT `key`, payload FROM lines WHERE kind = {federate_lines.COHORT}"
+    )
     statements.attach_as_datastream()
     set_operator_ids(env, JOB)
     return env

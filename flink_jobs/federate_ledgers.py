@@ -34,8 +34,9 @@ from flink_jobs.shards import index_of_keys, shard_of
 from schemas.codec import Codec, encode
 from schemas.refusal import Refused
 from schemas.validation import validate_control
-from udfs.federate.contribution import Contribution, packets_of
+from udfs.federate.contribution import Contribution, SecurePacket, packets_of
 from udfs.federate.ledger import BudgetLedger, BudgetLogic, LedgerStep
+from udfs.federate.secure_message import MASKED
 from udfs.federate.update_check import check_update, redacted
 
 SOURCES = (EDGE_UPDATES, CONTROL)
@@ -92,11 +93,17 @@ class LedgerShell(KeyedShell):
                 update = self._codec.decode("EdgeUpdate", payload)
                 kept = encode(redacted(update))
                 check_update(update, key, self._lines)
-                if not work.update(key, update, at_ms):
+                if update.secure is not None and update.secure != MASKED:
+                    work.message(key)  # says nothing of the user's data, and costs nothing
+                elif not work.update(key, update, at_ms):
                     continue
             except Refused as refused:
                 work.shard.count(f"refused_{refused.reason}")
                 yield Row(DEAD_LETTER, 0, *dead_letter(*place, key, kept, refused, JOB))
+                continue
+            if update.secure is not None:
+                packet = SecurePacket(update.model_line, at_ms, place[1], offset, payload)
+                yield Row(PACKET, shard_of(update.model_line, self._shards), "", packet.encode())
                 continue
             one = Contribution.of(update, at_ms, place[1], offset)
             charged.setdefault(update.model_line, []).append(one)
@@ -168,6 +175,13 @@ class _Batch:
     def now(self, at_ms: int) -> int:
         """The ledgers' time of a record: its own, or the epoch that an order began."""
         return self.shard.epoch if self._by_order else at_ms
+
+    def message(self, key: str) -> None:
+        """Let a message pass that is no contribution; `Refused` where the user took consent back."""
+        self.shard.count("messages")
+        ledger = self.ledger(key)
+        if ledger is not None and ledger.revoked:
+            raise Refused("revoked", "the user took consent back")
 
     def update(self, key: str, update: Any, at_ms: int) -> bool:
         """Charge an update; whether it goes on. Raises `Refused`."""

@@ -4,7 +4,7 @@
     `heads`: line → `LineHead`, 48 bytes a contribution of the open cohort. `weights`: line and block → that part of
     the newest model. `sums`: line, base version and block → that part of a partial sum. `kept`: line and number →
     some single contributions of the open cohort, for rules that vote (`udfs.federate.robust`), at most 8 MiB a line.
-    `shard`: counts.
+    `cohorts`: line → `SecureCohort`, where cohorts are added under masks. `shard`: counts.
 **Forgets**
     A cohort's sums and contributions when it is released. A line that the settings no longer name stays as it is.
 **Order**
@@ -27,6 +27,7 @@ from pyflink.datastream import KeyedProcessFunction, RuntimeContext
 
 from flink_jobs.dead_letter import dead_letter
 from flink_jobs.federate_numbers import StoredNumbers
+from flink_jobs.federate_secure import COHORT, DEAD_LETTER, MODEL, StoredCohort, model_row, secure_rows
 from flink_jobs.federate_settings import Federate, model_lines
 from flink_jobs.federate_store import JOB, open_store
 from flink_jobs.keyed_shell import KeyedShell, map_state, value_state
@@ -36,8 +37,7 @@ from flink_jobs.shard_record import ShardRecord
 from flink_jobs.shards import index_of_keys, shard_of
 from schemas.codec import encode
 from schemas.ids import user_key
-from schemas.records import EdgeModel
-from udfs.federate.contribution import Packet, unpack_packet
+from udfs.federate.contribution import Packet, SecurePacket, is_secure, unpack_packet
 from udfs.federate.line import LineLogic
 from udfs.federate.line_batch import on_batch
 from udfs.federate.line_settings import LineSettings
@@ -46,14 +46,14 @@ from udfs.federate.release import Seed, first_record
 from udfs.privacy.keyed_noise import MIN_KEY_BYTES
 from udfs.privacy.terms import Mode
 
+__all__ = ["BATCH_TYPE", "COHORT", "DEAD_LETTER", "MODEL", "OUTPUT_TYPE", "LineShell", "noise_seed"]
+
 BATCH_TYPE = Types.ROW([Types.OBJECT_ARRAY(Types.PRIMITIVE_ARRAY(Types.BYTE())), Types.LONG()])
 """Packets of one line shard and window, empty ones are ticks; their number."""
 
 OUTPUT_TYPE = Types.ROW_NAMED(
     ["kind", "key", "payload"], [Types.INT(), Types.STRING(), Types.PRIMITIVE_ARRAY(Types.BYTE())]
 )
-DEAD_LETTER, MODEL = range(2)
-"""Kinds of output rows."""
 
 
 class LineShell(KeyedShell):
@@ -65,6 +65,7 @@ class LineShell(KeyedShell):
         self._heads, self._weights, self._sums, self._kept = (
             map_state(runtime_context, name) for name in names
         )
+        self._cohorts = map_state(runtime_context, "cohorts")
         self._shard = value_state(runtime_context, "shard")
         federate, shards = self._settings.federate, self._settings.job.shards
         self._index_of_key = index_of_keys(shards)
@@ -85,8 +86,12 @@ class LineShell(KeyedShell):
         index = self._index_of_key[ctx.get_current_key()]
         clock_ms = ctx.timer_service().current_processing_time() - self._settings.federate.timeout_grace_ms
         came: dict[str, list[Packet]] = {}
+        messages: dict[str, list[SecurePacket]] = {}
         for data in packets:
-            if data:
+            if is_secure(data):
+                message = SecurePacket.decode(data)
+                messages.setdefault(message.line, []).append(message)
+            elif data:
                 packet = unpack_packet(data)
                 came.setdefault(packet.line, []).append(packet)
         logics = self._logics.get(index, {})
@@ -96,7 +101,8 @@ class LineShell(KeyedShell):
                 len(packet.fixed) for packet in came[name]
             )
         for name, logic in logics.items():
-            yield from self._line(name, logic, came.get(name, []), clock_ms, counts)
+            some = messages.get(name, [])
+            yield from self._line(name, logic, came.get(name, []), some, clock_ms, counts)
         if counts:
             record = ShardRecord.decode(self._shard.value(), index, self._settings.job.shards)
             for counter, by in counts.items():
@@ -109,6 +115,7 @@ class LineShell(KeyedShell):
         name: str,
         logic: LineLogic,
         packets: list[Packet],
+        messages: list[SecurePacket],
         clock_ms: int,
         counts: dict[str, int],
     ) -> Iterator[Row]:
@@ -120,9 +127,13 @@ class LineShell(KeyedShell):
             head = state.head
             numbers.put_weights(state.weights)
             self._heads.put(name, head.encode())
-            yield _model_row(first_record(state, logic.line, logic.budget_epsilon, 0))
+            yield model_row(first_record(state, logic.line, logic.budget_epsilon, 0))
         else:
             head = LineHead.decode(blob)
+        if logic.line.secure:
+            state = StoredCohort(name, self._heads, self._cohorts, numbers)
+            yield from secure_rows(logic, state, messages, clock_ms, counts)
+            return
         step = on_batch(logic, head, numbers, packets, clock_ms)
         if step.head != head:
             self._heads.put(name, step.head.encode())
@@ -135,7 +146,7 @@ class LineShell(KeyedShell):
             key = user_key(kept.tenant, kept.user_id)
             yield Row(DEAD_LETTER, *dead_letter(*place, key, encode(kept), refused, JOB))
         for record in step.released:
-            yield _model_row(record)
+            yield model_row(record)
         for counter, by in step.counts.items():
             is_refusal = any(refused.reason == counter for _, refused in step.refused)
             told = f"refused_{counter}" if is_refusal else f"line_{counter}"
@@ -163,7 +174,3 @@ def noise_seed(federate: Federate, lines: dict[str, LineSettings]) -> Seed:
             "worker's environment; set it to 32 random bytes in hexadecimal and restart the TaskManagers"
         )
     return Seed("", b"")
-
-
-def _model_row(record: EdgeModel) -> Row:
-    return Row(MODEL, f"{record.model_line}/{record.version}", encode(record))

@@ -36,6 +36,7 @@ class FederateLine(_Section):
     clip_rate: float = 0.2
     max_staleness: int = 20
     step_size: float = 1.0
+    secure: bool = False
     robust_rule: Literal["none", "norm_bound", "trimmed_mean", "multi_krum"] = "none"
     robust_share: float = 0.2
     robust_bound_clips: float = 1.0

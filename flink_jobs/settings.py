@@ -60,6 +60,7 @@ class Kafka(_Section):
             11: "Example",
             12: "LearntPart",
             13: "Posterior",
+            14: "EdgeCohort",
         },
         description="Confluent header: schema id to record name",
     )

@@ -218,6 +218,7 @@ class EdgeUpdate(NamedTuple):
     payload: bytes
     within_clip: bool | None
     consent: str
+    secure: str | None = None
 
 
 class EdgeModel(NamedTuple):
@@ -249,6 +250,18 @@ class EdgeModel(NamedTuple):
     seed_key_id: str
     trigger: str
     released_time: int
+
+
+class EdgeCohort(NamedTuple):
+    """What the federate job tells the members of a cohort that is added under masks."""
+
+    model_line: str
+    cohort: int
+    phase: str
+    members: Sequence[str]
+    threshold: int
+    payload: bytes
+    told_time: int
 
 
 class LearntPart(NamedTuple):
@@ -290,6 +303,7 @@ Record = (
     | Example
     | EdgeUpdate
     | EdgeModel
+    | EdgeCohort
     | LearntPart
     | Posterior
 )
@@ -307,6 +321,7 @@ MESSAGES: Final[dict[str, type[Record]]] = {
     "Example": Example,
     "EdgeUpdate": EdgeUpdate,
     "EdgeModel": EdgeModel,
+    "EdgeCohort": EdgeCohort,
     "LearntPart": LearntPart,
     "Posterior": Posterior,
 }

@@ -27,6 +27,7 @@ REASONS: Final[dict[str, str]] = {
     "noise_missing": "an edge update without the noise that it claims",
     "consent_missing": "an edge update without consent to personalization",
     "revoked": "an edge update of a user who took consent back",
+    "cohort_closed": "a message to a cohort under masks that awaits another, or of a user who is not in it",
     "already_contributed": "a second edge update of a user to one version, or to an older one",
     "budget_spent": "an edge update beyond the privacy budget of its user",
 }

@@ -138,6 +138,14 @@ EDGE_MODELS: Final = Topic(
     {"cleanup.policy": "compact", "max.message.bytes": str(4 * MIB)},
 )
 
+EDGE_COHORTS: Final = Topic(
+    "edge.cohorts.v1",
+    "EdgeCohort",
+    "model_line/cohort/phase",
+    "one",
+    {"cleanup.policy": "delete", "max.message.bytes": str(MIB), "retention.ms": str(7 * DAY_MS)},
+)
+
 TOPICS: Final = (
     EVENTS,
     ITEMS,
@@ -150,6 +158,7 @@ TOPICS: Final = (
     EXAMPLES,
     EDGE_UPDATES,
     EDGE_MODELS,
+    EDGE_COHORTS,
     WEIGHTS,
     POSTERIORS,
 )

@@ -24,7 +24,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # PyFlink's own, while it is imported
     from flink_jobs import federate_ledgers, federate_lines
     from flink_jobs.federate_ledgers import PACKET, SOURCES, LedgerShell
-    from flink_jobs.federate_lines import MODEL, LineShell
+    from flink_jobs.federate_lines import COHORT, MODEL, LineShell
     from flink_jobs.federate_numbers import BLOCK_NUMBERS
     from flink_jobs.federate_settings import model_lines
     from flink_jobs.prefix import CONTROL, EDGE_UPDATES, SOURCE_STRIDE
@@ -103,6 +103,7 @@ class Job:
         self.lines = Task(LineShell(settings), states[1])
         self.letters: list[Any] = []
         self.models: list[Any] = []
+        self.told: list[Any] = []
 
     @property
     def states(self) -> Any:
@@ -129,7 +130,9 @@ class Job:
         for shard in {shard_of(name, SHARDS) for name in self.settings.federate.lines}:
             some = [*packets.get(shard, []), b""]
             for kind, key, payload in self.lines.run(shard, (some, len(some)), now_ms):
-                if kind == MODEL:
+                if kind == COHORT:
+                    self.told.append(decode("EdgeCohort", payload))
+                elif kind == MODEL:
                     self.models.append(decode("EdgeModel", payload))
                     assert key == f"{self.models[-1].model_line}/{self.models[-1].version}"
                 else:

@@ -94,6 +94,7 @@ def test_topics_take_their_settings():
         "recs.examples.v1": 8,
         "edge.updates.v1": 8,
         "edge.models.v1": 1,
+        "edge.cohorts.v1": 1,
         "recs.weights.v1": 1,
     }
 

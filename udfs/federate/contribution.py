@@ -20,7 +20,9 @@ from udfs.federate.update_check import redacted, update_digest
 from udfs.privacy.quantise import WIDTHS
 
 FORMAT: Final = 1
+SECURE_FORMAT: Final = 2
 _PACKET: Final = Struct("<BBHIII")
+_SECURE: Final = Struct("<BxHqiq")
 _WITHIN: Final = {None: -1, False: 0, True: 1}
 _FIXED: Final = np.dtype(
     [
@@ -166,6 +168,54 @@ def pack_packet(line: str, contributions: Sequence[Contribution]) -> bytes:
     columns = fixed.tobytes() + names
     padding = bytes(-(len(front) + len(columns)) % _ALIGNED)
     return b"".join((front, columns, padding, *(one.payload for one in contributions)))
+
+
+class SecurePacket(NamedTuple):
+    """One message of a member of a cohort under masks.
+
+    Attributes
+    ----------
+    line
+        Name of the line.
+    at_ms, partition, offset
+        Of the Kafka record.
+    value
+        The message, encoded.
+    """
+
+    line: str
+    at_ms: int
+    partition: int
+    offset: int
+    value: bytes
+
+    def encode(self) -> bytes:
+        """Bytes that `unpack_packet` is not given: their first byte is another.
+
+        Examples
+        --------
+        >>> packet = SecurePacket("head", 5, 1, 9, b"abc")
+        >>> is_secure(packet.encode()), SecurePacket.decode(packet.encode()) == packet
+        (True, True)
+        """
+        name = self.line.encode()
+        return (
+            _SECURE.pack(SECURE_FORMAT, len(name), self.at_ms, self.partition, self.offset)
+            + name
+            + self.value
+        )
+
+    @classmethod
+    def decode(cls, packet: bytes) -> SecurePacket:
+        """Read `encode`."""
+        _, size, at_ms, partition, offset = _SECURE.unpack_from(packet)
+        end = _SECURE.size + size
+        return cls(packet[_SECURE.size : end].decode(), at_ms, partition, offset, packet[end:])
+
+
+def is_secure(packet: bytes) -> bool:
+    """Whether a packet is one message of a cohort under masks."""
+    return packet[:1] == bytes([SECURE_FORMAT])
 
 
 def packets_of(line: str, contributions: Sequence[Contribution]) -> list[bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf, isfinite
 from typing import Final, NamedTuple
 
-from udfs.federate.robust import Rule, check_rule
+from udfs.federate.robust import MAX_KEPT_DIMENSION, Rule, check_rule
 from udfs.privacy.fixed_point import MAX_COUNT, MIN_SIGMA
 from udfs.privacy.gaussian import MIN_DELTA
 from udfs.privacy.terms import Mode, Terms
@@ -14,6 +14,10 @@ MIN_CLIP: Final = 2.0**-10
 MAX_CLIP: Final = 2.0**7
 MAX_DIMENSION: Final = 400_000
 """What a record of either topic has room for, at 32 and 64 bits a number."""
+MAX_SECURE_MEMBERS: Final = 40
+"""Each member sends something for each other, and the state of a cohort is one value."""
+_SECURE_SIZE: Final = f"at most {MAX_SECURE_MEMBERS} with secure"
+_SECURE_DIMENSION: Final = f"at most {MAX_KEPT_DIMENSION} with secure"
 COUNT_NOISE_SHARE: Final = 1.0 / 20.0
 """Noise of the clip's count of answers, in cohorts. Source: Andrew, Thakkar, McMahan, Ramaswamy (2021)."""
 
@@ -41,6 +45,8 @@ class LineSettings(NamedTuple):
         A contribution further behind is refused.
     step_size
         Of the server: 1 adds the mean change.
+    secure
+        Distributed mode: cohorts are added under masks (`udfs.federate.secure_cohort`).
     robust_rule, robust_share, robust_bound_clips
         See `udfs.federate.robust`: how attackers are outvoted, which share of them, and the bound of the norm.
 
@@ -65,6 +71,7 @@ class LineSettings(NamedTuple):
     clip_rate: float = 0.2
     max_staleness: int = 20
     step_size: float = 1.0
+    secure: bool = False
     robust_rule: Rule = Rule.NONE
     robust_share: float = 0.2
     robust_bound_clips: float = 1.0
@@ -114,6 +121,10 @@ class LineSettings(NamedTuple):
                 isfinite(self.sum_noise_multiplier),
                 "above 10 noise_multiplier to adapt the clip",
             ),
+            ("secure", not self.secure or self.mode is Mode.DISTRIBUTED, "distributed mode"),
+            ("secure", not self.secure or self.cohort_min >= 2, "a cohort_min of 2 or more"),
+            ("cohort_size", not self.secure or self.cohort_size <= MAX_SECURE_MEMBERS, _SECURE_SIZE),
+            ("dimension", not self.secure or self.dimension <= MAX_KEPT_DIMENSION, _SECURE_DIMENSION),
             ("noise_multiplier", self._least_sigma >= MIN_SIGMA, f"a sigma of at least {MIN_SIGMA:g}"),
         ):
             if not holds:

@@ -44,9 +44,11 @@ GROUP: Final = int(
     16,
 )
 _GENERATOR: Final = 2
-_GROUP_BYTES: Final = 256
-_FIELD_BYTES: Final = 66
+GROUP_BYTES: Final = 256
+FIELD_BYTES: Final = 66
 _TAG_BYTES: Final = 16
+SEALED_BYTES: Final = 2 * FIELD_BYTES + _TAG_BYTES
+"""One sealed pair of shares."""
 
 Masked = NDArray[np.uint64]
 
@@ -164,13 +166,18 @@ class Member:
         body, tag = sealed[:-_TAG_BYTES], sealed[-_TAG_BYTES:]
         key = self._agreed(self._share_secret, self._public[sender].share_key)
         road = self._road(sender, self.number)
-        if keyed_bytes(key, "tag", road + body, _TAG_BYTES) != tag or len(body) != 2 * _FIELD_BYTES:
+        if keyed_bytes(key, "tag", road + body, _TAG_BYTES) != tag or len(body) != 2 * FIELD_BYTES:
             raise SecureSumError(f"share of member {sender}: was changed on its way")
         plain = _xor(body, keyed_bytes(key, "share", road, len(body)))
         self._received[sender] = (
-            int.from_bytes(plain[:_FIELD_BYTES], "big"),
-            int.from_bytes(plain[_FIELD_BYTES:], "big"),
+            int.from_bytes(plain[:FIELD_BYTES], "big"),
+            int.from_bytes(plain[FIELD_BYTES:], "big"),
         )
+
+    @property
+    def received(self) -> set[int]:
+        """Members whose shares are here, this one too."""
+        return set(self._received)
 
     def mask(self, units: NDArray[np.int64]) -> Masked:
         """Third message: the numbers, int64 (d,), under all masks.
@@ -225,12 +232,12 @@ class Member:
         return int.from_bytes(keyed_bytes(self._secret, what, self._label, SECRET_BYTES), "big")
 
     def _polynomial(self, what: str, constant: int) -> list[int]:
-        drawn = keyed_bytes(self._secret, what, self._label, (self._threshold - 1) * _FIELD_BYTES)
-        parts = [drawn[at : at + _FIELD_BYTES] for at in range(0, len(drawn), _FIELD_BYTES)]
+        drawn = keyed_bytes(self._secret, what, self._label, (self._threshold - 1) * FIELD_BYTES)
+        parts = [drawn[at : at + FIELD_BYTES] for at in range(0, len(drawn), FIELD_BYTES)]
         return [constant, *(int.from_bytes(part, "big") % FIELD for part in parts)]
 
     def _agreed(self, secret: int, public: int) -> bytes:
-        return keyed_bytes(_bytes(_power(secret, public), _GROUP_BYTES), "agreed", self._label, SECRET_BYTES)
+        return keyed_bytes(_bytes(_power(secret, public), GROUP_BYTES), "agreed", self._label, SECRET_BYTES)
 
     def _pairwise(self, other: int, size: int) -> Masked:
         key = self._agreed(self._mask_secret, self._public[other].mask_key)
@@ -242,7 +249,7 @@ class Member:
     def _sealed(self, other: int, pair: tuple[int, int]) -> bytes:
         key = self._agreed(self._share_secret, self._public[other].share_key)
         road = self._road(self.number, other)
-        plain = b"".join(_bytes(share, _FIELD_BYTES) for share in pair)
+        plain = b"".join(_bytes(share, FIELD_BYTES) for share in pair)
         body = _xor(plain, keyed_bytes(key, "share", road, len(plain)))
         return body + keyed_bytes(key, "tag", road + body, _TAG_BYTES)
 
@@ -270,19 +277,33 @@ def unmask(
     SecureSumError
         For too few messages, or shares that do not belong together: then nothing is opened.
     """
+    if not masked:
+        raise SecureSumError(f"wanted {threshold} members or more, got none")
+    total: Masked = np.sum([masked[member] for member in sorted(masked)], axis=0, dtype=np.uint64)
+    return unmask_sum(total, masked, opened, public, threshold, label)
+
+
+def unmask_sum(
+    total: Masked,
+    masked: Collection[int],
+    opened: Mapping[int, Opened],
+    public: Mapping[int, PublicKeys],
+    threshold: int,
+    label: bytes,
+) -> NDArray[np.int64]:
+    """As `unmask`, from the running sum of the members that remain, uint64 (d,), and their numbers."""
     if len(opened) < threshold or len(masked) < threshold:
         raise SecureSumError(
             f"wanted {threshold} members or more, got {len(masked)} masked and {len(opened)} opened"
         )
     givers = sorted(opened)[:threshold]
-    total: Masked = np.sum([masked[member] for member in sorted(masked)], axis=0, dtype=np.uint64)
     for member in masked:
         seed = _constant({giver + 1: opened[giver].seeds[member] for giver in givers})
         total = total - _stream(_bytes(seed), label, total.size)
     for gone in sorted(set(public) - set(masked)):
         secret = _constant({giver + 1: opened[giver].keys[gone] for giver in givers})
         for member in masked:
-            shared = _bytes(_power(secret, public[member].mask_key), _GROUP_BYTES)
+            shared = _bytes(_power(secret, public[member].mask_key), GROUP_BYTES)
             mask = _stream(keyed_bytes(shared, "agreed", label, SECRET_BYTES), label, total.size)
             # The member added it if the one that is gone has the greater number, else took it off.
             total = total - mask if gone > member else total + mask

@@ -13,6 +13,7 @@ from schemas.ids import check_id, user_key
 from schemas.records import EdgeUpdate
 from schemas.refusal import Refused
 from udfs.federate.line_settings import MAX_CLIP, MIN_CLIP, LineSettings
+from udfs.federate.secure_message import check_secure
 from udfs.privacy.client_update import open_update
 
 
@@ -32,7 +33,7 @@ def check_update(update: EdgeUpdate, key: str | None, lines: Mapping[str, LineSe
     Returns
     -------
     ndarray
-        int64 (d,), in units of `udfs.privacy.fixed_point`.
+        int64 (d,), in units of `udfs.privacy.fixed_point`; (0,) for what is under masks.
 
     Raises
     ------
@@ -68,6 +69,11 @@ def check_update(update: EdgeUpdate, key: str | None, lines: Mapping[str, LineSe
         raise Refused("wrong_shape", f"dimension: wanted {line.dimension}, got {update.dimension}")
     if (update.within_clip is not None) != line.adapt_clip:
         raise Refused("wrong_terms", "within_clip: wanted where the clip adapts, and nowhere else")
+    if line.secure:
+        check_secure(update, line.dimension)
+        return np.zeros(0, np.int64)
+    if update.secure is not None:
+        raise Refused("wrong_terms", "secure: wanted none, this line is not added under masks")
     terms = line.terms(update.clip_norm)
     return open_update(update.payload, update.bits, update.step, terms, line.dimension)
 
