@@ -76,6 +76,10 @@ class TrainSettings:
         )
         return dataclasses.replace(self, model=model)
 
+    def with_learnt_sessions(self) -> TrainSettings:
+        """Return the settings of a bundle whose session candidates are ordered by what the learn job learns."""
+        return dataclasses.replace(self, model=dataclasses.replace(self.model, learnt_sessions=1))
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
         return dataclasses.asdict(self) | {"logic": self.logic._asdict()}

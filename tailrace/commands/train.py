@@ -49,6 +49,13 @@ def train(
             help="What devices have learnt, as `tailrace fed export` writes it: a source of its own."
         ),
     ] = None,
+    learnt_sessions: Annotated[
+        bool,
+        typer.Option(
+            "--learnt-sessions",
+            help="Order what sessions like the user's bring by what the learn job learns; it must run beside.",
+        ),
+    ] = False,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
@@ -63,7 +70,7 @@ def train(
     try:
         with phase_progress(shown=not as_json, width=16) as tell:
             report = train_bundle(
-                train_settings(settings),
+                train_settings(settings, learnt_sessions=learnt_sessions),
                 data,
                 until.date().isoformat(),
                 epoch,
@@ -87,14 +94,14 @@ def train(
         _show(report)
 
 
-def train_settings(settings: Settings) -> TrainSettings:
+def train_settings(settings: Settings, *, learnt_sessions: bool = False) -> TrainSettings:
     """Return how to train for these settings: users are kept and candidates found as the job does it."""
     from model_export.train_settings import TrainSettings
     from udfs.ranking.rank import RankSettings
     from udfs.user_logic import LogicSettings
 
     job, model = settings.job, settings.model
-    return TrainSettings(
+    made = TrainSettings(
         logic=LogicSettings(job.session_gap_ms, job.forget_after_ms, job.shards),
         rank=RankSettings(
             model.candidates,
@@ -105,6 +112,7 @@ def train_settings(settings: Settings) -> TrainSettings:
             model.rebuy_after_ms,
         ),
     )
+    return made.with_learnt_sessions() if learnt_sessions else made
 
 
 def _import_training() -> None:

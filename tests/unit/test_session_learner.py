@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from schemas.ids import item_hash
 from schemas.records import LearntPart
 from udfs.neighbours.item_table import ItemTable
+from udfs.neighbours.scan_arrays import Candidates, Queries
 from udfs.neighbours.session_contexts import contexts
 from udfs.neighbours.session_index import SessionIndex, as_queries
 from udfs.online.item_embeddings import BLOCK_ROWS, EmbeddingSettings
@@ -128,6 +129,13 @@ def test_a_worker_with_all_vectors_sees_what_the_learner_sees() -> None:
     assert candidates.counts.min() > 2
     np.testing.assert_allclose(ours, theirs, atol=5e-3)  # vectors travel as float16
     assert (worker.version, worker.clicks) == (ranker.version, ranker.clicks) == (1, 1_792)
+    plain, real = learner.ranker.learner.weights.scores(ours), candidates.rows >= 0
+    scores = worker.scores(candidates, queries)
+    np.testing.assert_allclose(scores[real], plain[real], atol=1e-4)
+    for number in range(3):  # bit for bit the same, alone or with others
+        alone = Candidates(*(array[number : number + 1] for array in candidates))
+        asked = Queries(queries.items, *(array[number : number + 1] for array in queries[1:]))
+        assert worker.scores(alone, asked).tobytes() == scores[number : number + 1].tobytes()
 
 
 def test_what_is_published_finds_what_comes_next(

@@ -80,10 +80,15 @@ class PublishedRanker:
         return out
 
     def scores(self, candidates: Candidates, queries: Queries) -> NDArray[np.float32]:
-        """Return the score of each candidate, float32 (Q, N); there must be a version."""
+        """Return the score of each candidate, float32 (Q, N); there must be a version.
+
+        `RankerWeights.scores` says the same; here each candidate's sum has one order, whoever is scored with it.
+        """
         if self._weights is None:
             raise ValueError("no version was published yet")
-        return self._weights.scores(self.features(candidates, queries))
+        out = np.zeros(candidates.rows.shape, np.float32)
+        _write_scores(self.features(candidates, queries), candidates.counts, *self._weights.parts(), out)
+        return out
 
     def probabilities(self, candidates: Candidates, queries: Queries) -> NDArray[np.float32]:
         """Return how likely each candidate comes next, if any of them does: float32 (Q, N).
@@ -126,3 +131,28 @@ def _write_lifts(
     for q in range(len(counts)):
         for j in range(counts[q]):
             out[q, j] = lifts[rows[q, j]]
+
+
+@kernel
+def _write_scores(
+    features: NDArray[np.float32],
+    counts: NDArray[np.int32],
+    linear: NDArray[np.float32],
+    inner: NDArray[np.float32],
+    outer: NDArray[np.float32],
+    out: NDArray[np.float32],
+) -> None:
+    hidden = np.empty(len(outer), np.float32)
+    for q in range(len(counts)):
+        for j in range(counts[q]):
+            hidden[:] = np.float32(0.0)
+            score = np.float32(0.0)
+            for f in range(len(linear)):
+                value = features[q, j, f]
+                score += value * linear[f]
+                for h in range(len(outer)):
+                    hidden[h] += value * inner[f, h]
+            for h in range(len(outer)):
+                if hidden[h] > np.float32(0.0):
+                    score += hidden[h] * outer[h]
+            out[q, j] = score

@@ -19,7 +19,7 @@ from udfs.neighbours.session_contexts import contexts
 from udfs.online.publisher import Publisher, PublisherSettings
 from udfs.online.session_ranker import RANKER_FEATURES, SessionRanker, SessionRankerSettings
 
-CANDIDATES = 60
+CANDIDATES = 30
 """That a worker ranks for a session, and the learner learns on."""
 LIMITS = IndexLimits(sessions_per_item=128)
 SCAN = ScanSettings(query_items=5, neighbours=80, hop_items=5, hop_sessions=8)
