@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,13 +26,17 @@ from tailrace.stack.local import LocalStack
 if TYPE_CHECKING:
     from tailrace.demo_clicks import Story
 
-STEPS = (
-    ("check", "look at this machine"),
+Steps = tuple[tuple[str, str], ...]
+
+FIRST: Steps = (("check", "look at this machine"),)
+STACK: Steps = (
     ("start", "start Kafka, store, Flink"),
     ("topics", "create topics"),
-    ("read", "read the shop's data"),
-    ("model", "train the model"),
     ("job", "submit the recommend job"),
+)
+MODEL: Steps = (("read", "read the shop's data"), ("model", "train the model"))
+"""At the same time as `STACK`: neither needs the other."""
+TOGETHER: Steps = (
     ("catalogue", "publish the catalogue"),
     ("activate", "activate the model"),
     ("history", "replay the shop's events"),
@@ -89,13 +94,19 @@ def demo(
 
     run = Demo(settings, config, events)
     seconds: dict[str, float] = {}
+
+    def take(steps: Steps) -> None:
+        for name, title in steps:
+            seconds[name] = display.step(title, getattr(run, name))
+
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         with _Display(as_json) as display:
-            for name, title in STEPS:
-                began_step_s = time.monotonic()
-                display.step(title, getattr(run, name))
-                seconds[name] = round(time.monotonic() - began_step_s, 2)
+            take(FIRST)
+            model = _Aside(lambda: take(MODEL))
+            take(STACK)
+            model.join()
+            take(TOGETHER)
     except KeyboardInterrupt:
         typer.echo("stopped; the stack stays up: `tailrace demo` goes on, `tailrace down` ends it", err=True)
         raise typer.Exit(INTERRUPTED) from None
@@ -106,6 +117,28 @@ def demo(
         typer.echo(json.dumps(_as_dict(run.story, run.epoch, seconds, total_s, keep)))
     else:
         _show(Console(highlight=False), run.story, total_s, keep)
+
+
+class _Aside:
+    """Work in a thread of its own, which does not outlive the command."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._work = work
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:  # join raises it
+            self._error = error
+
+    def join(self) -> None:
+        """Wait for the work, and raise what it raised."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
 
 
 class _Display:
@@ -130,8 +163,8 @@ class _Display:
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
-    def step(self, title: str, work: Callable[[Callable[[str, float | None], None]], str]) -> None:
-        """Run a step and show how it goes and what came of it."""
+    def step(self, title: str, work: Callable[[Callable[[str, float | None], None]], str]) -> float:
+        """Run a step, show how it goes and what came of it, and give its seconds."""
         began_s = time.monotonic()
         task: TaskID = self._bars.add_task(f"{title:<26}", total=None, at="")
 
@@ -142,9 +175,11 @@ class _Display:
                 self._bars.update(task, total=1.0, completed=min(share, 0.99), at=at[:60])
 
         result = work(tell)
+        took_s = time.monotonic() - began_s
         self._bars.update(task, total=1.0, completed=1.0, at=result)
         if not self._live and not self._quiet:
-            typer.echo(f"{time.monotonic() - began_s:6.1f} s  {title:<26} {result}")
+            typer.echo(f"{took_s:6.1f} s  {title:<26} {result}")
+        return round(took_s, 2)
 
 
 def _show(console: Console, story: Story, total_s: float, kept: bool) -> None:
