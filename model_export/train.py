@@ -72,6 +72,7 @@ def train(
     tell: Tell | None = None,
     judge: Judge | None = None,
     federated: PairTable | None = None,
+    window_days: float | None = None,
 ) -> TrainReport:
     """Train a bundle and write it to ``<root>/<epoch>``.
 
@@ -100,6 +101,8 @@ def train(
     federated
         What devices have learnt: a source of its own, in every stage of the training. The measures before the cut are
         clean only if its newest contribution lies before T1; the manifest says whether it does.
+    window_days
+        Events older than so many days before the cut are not read, for states neither; None: all are.
 
     Raises
     ------
@@ -115,6 +118,8 @@ def train(
     with work.phase("read"):
         log = sources.read(data)
         cut_ms = midnight_ms(until)
+        if window_days is not None:
+            log = log.part(log.position(cut_ms - int(window_days * DAY_MS)))
         edges = _edges(settings, log, cut_ms)
         catalogues = [sources.catalogue(data, edge) for edge in edges]
     halves = [
@@ -156,6 +161,8 @@ def train(
         if found_share is not None:
             metrics["nearest_items"] = {"nprobe": served.nprobe, "recall": round(found_share, 4)}
         description = _describe(log, Path(data), edges, seed, work.settings)
+        if window_days is not None:
+            description["window_days"] = window_days
         if federated is not None:
             description["federated"] = _describe_federated(federated, edges[0])
         sha256 = write_bundle(

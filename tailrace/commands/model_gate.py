@@ -63,7 +63,7 @@ def gate(
             candidate,
             None if beaten == candidate else beaten,
             settings.lake.root if data is None else data,
-            _examples(settings, examples),
+            newest_examples(settings) if examples is None else list(example_log.from_file(examples)),
             key,
             seed,
             lambda share: tell("replay", share) if tell is not None else None,
@@ -148,10 +148,8 @@ def show(verdict: Verdict) -> None:
     console.print(f"epoch {verdict.epoch} {word} the gate, measured beside {beside}", soft_wrap=True)
 
 
-def _examples(settings: Settings, file: Path | None) -> list[Example]:
-    """Return the examples there are; none where there is no broker or topic, which is no reason not to measure."""
-    if file is not None:
-        return list(example_log.from_file(file))
+def newest_examples(settings: Settings) -> list[Example]:
+    """Return the product's newest examples; none without a broker or topic, which is no reason not to measure."""
     try:
         return list(example_log.from_topic(settings, MOST_EXAMPLES))
     except UserError:

@@ -60,7 +60,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a model and write it as a bundle that the workers can serve."""
-    _import_training()
+    import_training()
     from model_export.federated_items import TableError, read_table
     from model_export.sources import SourceError
     from model_export.train import TrainingError
@@ -115,7 +115,14 @@ def train_settings(settings: Settings, *, learnt_sessions: bool = False) -> Trai
     return made.with_learnt_sessions() if learnt_sessions else made
 
 
-def _import_training() -> None:
+def import_training() -> None:
+    """Say what to install where the extra is not there.
+
+    Raises
+    ------
+    UserError
+        TR-500.
+    """
     try:
         import implicit  # noqa: F401
         import onnxmltools  # noqa: F401

@@ -12,12 +12,14 @@ import pytest
 from bundles import toy_items
 from typer.testing import CliRunner
 
+from model_export import sources
 from model_export.als import AlsSettings
 from model_export.item_side import ItemSideSettings
 from model_export.moments import MomentSettings
 from model_export.ranker import RankerSettings
 from model_export.train import LEAST_RECALL, PHASES, TrainingError, _inverted_lists, train
 from model_export.train_settings import TrainReport, TrainSettings
+from model_export.tree_contributions import TreeContributions
 from tailrace.cli import app
 from udfs.model.bundle import Bundle, BundleRefused
 from udfs.model.manifest import ModelSettings
@@ -132,6 +134,24 @@ def test_every_phase_is_told_and_timed(report: TrainReport, told: list[tuple[str
     assert list(dict.fromkeys(phase for phase, _ in told)) == list(PHASES) == list(report.phases)
     assert all(0.0 <= share <= 1.0 for _, share in told)
     assert sum(cpu for _, cpu in report.phases.values()) <= report.cpu_s
+
+
+def test_a_window_leaves_out_what_is_older(report: TrainReport, data: Path, tmp_path: Path) -> None:
+    windowed = train(SETTINGS, data, UNTIL, 3, root=tmp_path, window_days=60.0)
+    times_ms = sources.read(data).before(report.data["cut_ms"]).times_ms
+    known = int((times_ms >= report.data["cut_ms"] - 60 * 86_400_000).sum())
+    assert windowed.data["events"] == known < report.data["events"]
+    assert windowed.data["window_days"] == 60.0 and "window_days" not in report.data
+    assert windowed.metrics["after_cut"]["model"]["all"]["lists"] > 30
+
+
+def test_the_trees_in_the_bundle_explain_its_scores(report: TrainReport) -> None:
+    bundle = Bundle.open(report.path)
+    contribute = TreeContributions.of(bundle)
+    assert contribute is not None
+    rows = np.load(report.path / "canary_features.npy")
+    added = contribute(rows)
+    assert np.abs(added.sum(axis=1) - bundle.ranker.score(rows, 8)).max() < 1e-5
 
 
 def test_an_epoch_is_written_once(report: TrainReport, data: Path) -> None:
