@@ -16,10 +16,11 @@ import numpy as np
 from benchmarks import synthetic_shop
 from udfs.model.bundle import Bundle
 from udfs.ranking.catalogue import CatalogueView
-from udfs.ranking.exploration import fill_slots, list_seed, play_probabilities
+from udfs.ranking.exploration import fill_slots, list_seed
 from udfs.ranking.feature_kernel import compute_features
 from udfs.ranking.first_stage import pick_finalists
 from udfs.ranking.live_sessions import LiveSessions, one_session
+from udfs.ranking.play_shares import play_probabilities
 from udfs.ranking.rank import RankSettings, rank_batch
 from udfs.ranking.retrieval import find_history, retrieve
 from udfs.ranking.snapshot import Snapshot, decode_states

@@ -22,11 +22,11 @@ from schemas.redis_keys import keys_of_user_key
 from schemas.stored_list import SOURCE_LETTERS
 from udfs.model.bundle import Bundle
 from udfs.ranking.ranked import RankedBatch
-from udfs.user_state import SOURCES
+from udfs.user_state import SLOT_SOURCES
 
 _SERVED_HEADER = np.frombuffer(b"\xc3\x01" + TODAY["ServedList"].fingerprint, np.uint8)
-_SOURCES = Texts.of(SOURCES)
-_LETTERS = np.frombuffer("".join(SOURCE_LETTERS[source] for source in SOURCES).encode(), np.uint8)
+_SOURCES = Texts.of(SLOT_SOURCES)
+_LETTERS = np.frombuffer("".join(SOURCE_LETTERS[source] for source in SLOT_SOURCES).encode(), np.uint8)
 _FIXED_BYTES = 4_096  # labels, numbers, versions, three category names; beside items and snapshot
 
 
@@ -104,15 +104,8 @@ def encode_entries(
         Texts.of(versions),
         # Texts of float32 sums: few digits, and the only numbers here without a fixed number of decimals.
         Texts.of([repr(round(spend, 2)) for spend in batch.states.spend.tolist()]),
-        Texts.of(
-            [
-                variant,
-                texts.model_version,
-                str(batch.bundle.epoch),
-                marks_text(batch.mark, batch.session_mark, batch.weights_version),
-                str(now_ms),
-            ]
-        ),
+        Texts.of(_marks(batch)),
+        Texts.of([variant, texts.model_version, str(batch.bundle.epoch), str(now_ms)]),
         _LETTERS,
         out,
         out_ends,
@@ -161,10 +154,21 @@ def encode_served(batch: RankedBatch, texts: BundleTexts, variant: str, served_m
         np.array(
             [served_ms, batch.bundle.epoch, batch.mark, batch.session_mark, batch.weights_version], np.int64
         ),
+        batch.posterior_versions,
         out,
         out_ends,
     )
     return _cut(out, out_ends)
+
+
+def _marks(batch: RankedBatch) -> list[str]:
+    """Return how far each list's sources had been followed: users of one tenant share a text."""
+    versions = batch.posterior_versions.tolist()
+    made = {
+        version: marks_text(batch.mark, batch.session_mark, batch.weights_version, version)
+        for version in set(versions)
+    }
+    return [made[version] for version in versions]
 
 
 def _cut(out: NDArray[np.uint8], ends: NDArray[np.int64]) -> list[bytes]:

@@ -76,7 +76,9 @@ def as_pieces(served: ServedList, entry: ListEntry) -> tuple[str, bytes]:
         "_t", str(served.served_time),
         "_epoch", str(served.epoch),
         "_model", served.model_version,
-        "_mark", marks_text(served.index_mark, served.session_mark, served.weights_version),
+        "_mark", marks_text(
+            served.index_mark, served.session_mark, served.weights_version, served.posterior_version
+        ),
     ]  # fmt: skip
     if served.variant:
         meta += ("variant", served.variant)
@@ -106,29 +108,32 @@ def as_pieces(served: ServedList, entry: ListEntry) -> tuple[str, bytes]:
     return "BBBB" + "".join([_LENGTHS[length] for length in lengths]), counts + data
 
 
-def marks_text(index_mark: int, session_mark: int, weights_version: int = 0) -> str:
-    """Give what tells in Redis how far the catalogue, and if they are read the sessions and weights, had been followed.
+def marks_text(
+    index_mark: int, session_mark: int, weights_version: int = 0, posterior_version: int = 0
+) -> str:
+    """Give what tells in Redis how far the worker had read: catalogue, sessions, weights and posterior.
 
     Examples
     --------
-    >>> marks_text(17, 0), marks_text(17, 250), marks_text(17, 250, 3)
-    ('17', '17:250', '17:250:3')
+    >>> marks_text(17, 0), marks_text(17, 250), marks_text(17, 250, 3), marks_text(17, 0, 0, 5)
+    ('17', '17:250', '17:250:3', '17:0:0:5')
     """
-    if weights_version:
-        return f"{index_mark}:{session_mark}:{weights_version}"
-    return f"{index_mark}:{session_mark}" if session_mark else str(index_mark)
+    marks = [index_mark, session_mark, weights_version, posterior_version]
+    while len(marks) > 1 and not marks[-1]:
+        marks.pop()
+    return ":".join(map(str, marks))
 
 
-def read_marks(text: str) -> tuple[int, int, int]:
+def read_marks(text: str) -> tuple[int, int, int, int]:
     """Read what `marks_text` gave.
 
     Examples
     --------
-    >>> read_marks("17"), read_marks("17:250:3")
-    ((17, 0, 0), (17, 250, 3))
+    >>> read_marks("17"), read_marks("17:250:3:5")
+    ((17, 0, 0, 0), (17, 250, 3, 5))
     """
-    index_mark, session_mark, weights_version = (*map(int, text.split(":")), 0, 0)[:3]
-    return index_mark, session_mark, weights_version
+    index_mark, session_mark, weights_version, posterior_version = (*map(int, text.split(":")), 0, 0, 0)[:4]
+    return index_mark, session_mark, weights_version, posterior_version
 
 
 def as_outcome(reply: Any, served: ServedList | None) -> Outcome:
@@ -148,7 +153,7 @@ def _as_stored(served: ServedList, meta: Sequence[Any], scored: Sequence[Any]) -
     """The list that stands in Redis under this version; the snapshot is the given one, of equal version."""
     found = dict(zip(META_FIELDS, [_text(value) for value in meta], strict=True))
     pairs = [(_text(item), float(score)) for item, score in zip(scored[::2], scored[1::2], strict=True)]
-    index_mark, session_mark, weights_version = read_marks(found["_mark"])
+    index_mark, session_mark, weights_version, posterior_version = read_marks(found["_mark"])
     return served._replace(
         rec_id=found["rec_id"],
         event_time=int(found["_wm"]),
@@ -159,6 +164,7 @@ def _as_stored(served: ServedList, meta: Sequence[Any], scored: Sequence[Any]) -
         index_mark=index_mark,
         session_mark=session_mark,
         weights_version=weights_version,
+        posterior_version=posterior_version,
         items=load_slots(pairs, found["propensities"], found["sources"], found["order"]),
     )
 

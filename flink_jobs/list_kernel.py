@@ -25,7 +25,7 @@ _LABEL_BYTES, _LABEL_AT = Texts.of(_NAMES)
     _EVENTS, _VIEWS, _CARTS, _PURCHASES, _SPEND, _SESSIONS, _SESSION_EVENTS, _FIRST, _LAST, _INTERESTS,
 ) = range(len(_NAMES))  # fmt: skip
 # Places in the texts that all users of a batch share.
-_VARIANT_TEXT, _MODEL_TEXT, _EPOCH_TEXT, _MARK_TEXT, _T_TEXT = range(5)
+_VARIANT_TEXT, _MODEL_TEXT, _EPOCH_TEXT, _T_TEXT = range(4)
 _SPACE, _COMMA, _C = 32, 44, 99
 
 
@@ -139,6 +139,7 @@ def write_entries(
     rec_ids: Texts,
     versions: Texts,
     spends: Texts,
+    marks: Texts,
     shared: Texts,
     letters: Bytes,
     out: Bytes,
@@ -154,10 +155,10 @@ def write_entries(
         (U,) and (U, L), see `RankedBatch`.
     states, item_rows
         What the lists were made from; the rows of its interactions, -1 unknown, (U, 50).
-    rec_ids, versions, spends
+    rec_ids, versions, spends, marks
         A text a user.
     shared
-        Variant, model version, epoch, index mark and time.
+        Variant, model version, epoch and time.
     letters
         Of the arms.
     out, out_ends, shapes, shape_ends
@@ -187,7 +188,7 @@ def write_entries(
         at, shape_at = _text(out, at, shapes, shape_at, _T, shared, _T_TEXT)
         at, shape_at = _text(out, at, shapes, shape_at, _EPOCH, shared, _EPOCH_TEXT)
         at, shape_at = _text(out, at, shapes, shape_at, _MODEL, shared, _MODEL_TEXT)
-        at, shape_at = _text(out, at, shapes, shape_at, _MARK, shared, _MARK_TEXT)
+        at, shape_at = _text(out, at, shapes, shape_at, _MARK, marks, user)
         fields = 7
         if shared.offsets[_VARIANT_TEXT + 1] > shared.offsets[_VARIANT_TEXT]:
             at, shape_at = _text(out, at, shapes, shape_at, _VARIANT, shared, _VARIANT_TEXT)

@@ -26,6 +26,8 @@ from flink_jobs.list_entry import KEPT, EraseEntry, as_outcome
 from flink_jobs.list_store import ListStore, connect_as_worker, store_options
 from flink_jobs.model_store import ModelStore
 from flink_jobs.output_rows import COUNTS, ERASE, PRELOAD, RANK, decode_variant
+from flink_jobs.posterior_feed import PosteriorFeed
+from flink_jobs.rank_settings import rank_settings
 from flink_jobs.session_feed import SessionFeed
 from flink_jobs.settings import Settings
 from flink_jobs.user_shell import JOB
@@ -36,7 +38,8 @@ from schemas.ids import split_user_key
 from schemas.records import ServedList
 from schemas.redis_keys import MODEL_WORKERS
 from udfs.ranking.live_sessions import one_session
-from udfs.ranking.rank import RankSettings, rank_columns
+from udfs.ranking.rank import rank_columns
+from udfs.ranking.rank_settings import RankSettings
 from udfs.ranking.ranked import RankedBatch
 from udfs.ranking.snapshot import Snapshot
 
@@ -74,14 +77,10 @@ class RankLists(ScalarFunction):
             self._sessions = SessionFeed(self._settings.kafka, codec, model.session_tail)
             if model.learnt_sessions:
                 self._weights = WeightsFeed(self._settings.kafka, codec, self._sessions.live.learnt)
-        self._rank_settings = RankSettings(
-            candidates=model.candidates,
-            finalists=model.finalists,
-            list_size=store.list_size,
-            diversity=model.diversity,
-            exploration_floor=model.exploration_floor,
-            rebuy_after_ms=model.rebuy_after_ms,
-        )
+        self._posteriors = None
+        if model.shared_credits:
+            self._posteriors = PosteriorFeed(self._settings.kafka, Codec(self._settings.kafka.schema_ids))
+        self._rank_settings = rank_settings(self._settings)
         self._worker = f"{os.uname().nodename}-{os.getpid()}"
         self._active_epoch = 0
         self._acknowledged_s = 0.0
@@ -93,6 +92,8 @@ class RankLists(ScalarFunction):
             self._sessions.close()
         if self._weights is not None:
             self._weights.close()
+        if self._posteriors is not None:
+            self._posteriors.close()
         with contextlib.suppress(redis.RedisError):  # the store may be what ended the task
             self._client.hdel(MODEL_WORKERS, self._worker)
         self._client.close()
@@ -158,9 +159,13 @@ class RankLists(ScalarFunction):
             sessions = self._sessions.live
         if self._weights is not None:
             self._weights.follow()
+        posteriors = None
+        if self._posteriors is not None:
+            self._posteriors.follow()
+            posteriors = self._posteriors.by_tenant
         view = self._catalogue.view(bundle)
-        label, rank_settings = self._of_variant(variant)
-        batch = rank_columns(bundle, snapshots, view, rank_settings, sessions)
+        label, how = self._of_variant(variant)
+        batch = rank_columns(bundle, snapshots, view, how, sessions, posteriors)
         self._active_epoch = bundle.epoch
         texts, hash_tags = self._models.texts(bundle.epoch), self._settings.redis.hash_tags
         replies = self._store.put_encoded(encode_entries(batch, texts, label, wall_clock_ms(), hash_tags))
@@ -203,6 +208,7 @@ class RankLists(ScalarFunction):
             "catalogue_refused": self._catalogue.refused,
             "store_retries": self._store.retries,
             "sessions": self._session_state(),
+            "posteriors": None if self._posteriors is None else self._posteriors.state(),
             "at_ms": wall_clock_ms(),
         }
         self._store.put_fields(MODEL_WORKERS, {self._worker: json.dumps(state)})
@@ -240,4 +246,5 @@ def _served_list(batch: RankedBatch, user: int, variant: str) -> ServedList:
         snapshot=batch.snapshots[user].state,
         session_mark=ranked.session_mark,
         weights_version=ranked.weights_version,
+        posterior_version=ranked.posterior_version,
     )

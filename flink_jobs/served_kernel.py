@@ -27,6 +27,7 @@ def write_served(
     shared: Texts,
     snapshots: Texts,
     numbers: NDArray[np.int64],
+    posterior_versions: NDArray[np.int64],
     out: Bytes,
     out_ends: NDArray[np.int64],
 ) -> None:
@@ -44,6 +45,8 @@ def write_served(
         Model version and variant.
     numbers
         Served time, epoch, index mark, session mark and weights version.
+    posterior_versions
+        (U,)
     out, out_ends
         Where to write, with room for all; where each record ends.
     """
@@ -77,4 +80,5 @@ def write_served(
         at = put_string(out, at, snapshots, user)
         at = put_long(out, at, numbers[3])
         at = put_long(out, at, numbers[4])
+        at = put_long(out, at, posterior_versions[user])
         out_ends[user] = at

@@ -195,6 +195,21 @@ class Model(_Section):
     exploration_floor: float = Field(
         0.01, ge=0, le=0.18, description="least probability of every source at a slot"
     )
+    exploration_policy: Literal["thompson", "epsilon_greedy", "ucb1", "linucb", "thompson_linear"] = Field(
+        "thompson", description="how a slot's source is drawn, see docs/bandits.md"
+    )
+    shared_credits: float = Field(
+        50.0,
+        ge=0,
+        le=1_000,
+        description="what all users' credits count for at a source, beside a user's own; 0 leaves them out",
+    )
+    new_item_share: float = Field(
+        0.0, ge=0, le=0.2, description="of the slots, for items that the model knows little of; one a list at most"
+    )
+    new_item_weight: float = Field(
+        20.0, ge=0, description="an item is new while its interactions in training weigh no more, 1 a view"
+    )
     rebuy_after_ms: int = Field(86_400_000, description="a bought item is not recommended for this long")
     trusted_keys: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] = Field(
         (),

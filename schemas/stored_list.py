@@ -14,7 +14,14 @@ from typing import Final, NamedTuple
 from schemas.records import ServedItem
 
 # One letter a slot instead of a name of ten bytes.
-SOURCE_LETTERS: Final = {"ranker": "r", "embedding": "e", "neighbours": "n", "repeat": "b", "popular": "p"}
+SOURCE_LETTERS: Final = {
+    "ranker": "r",
+    "embedding": "e",
+    "neighbours": "n",
+    "repeat": "b",
+    "popular": "p",
+    "new": "w",
+}
 _SOURCE_OF_LETTER: Final = {letter: source for source, letter in SOURCE_LETTERS.items()}
 FIRST_PLACE: Final = 48  # "0": places 0 to 49 are "0" to "a"
 MAX_SLOTS: Final = 50

@@ -30,6 +30,7 @@ def show_loop(settings: Settings, users: int, seed: int, out: Path, as_json: boo
     out
         The chart, SVG.
     """
+    from flink_jobs.rank_settings import rank_settings
     from tailrace.commands.replay import read_file
     from tailrace.demo_model import ensure_bundle
     from tailrace.demo_story import CUT, DATA
@@ -38,7 +39,6 @@ def show_loop(settings: Settings, users: int, seed: int, out: Path, as_json: boo
     from tailrace.loop_story import play
     from tailrace.loop_trial import run_trial
     from udfs.model.bundle import Bundle
-    from udfs.ranking.rank import RankSettings
 
     began_s, model = time.monotonic(), settings.model
     with phase_progress(shown=not as_json, width=24) as tell:
@@ -47,14 +47,7 @@ def show_loop(settings: Settings, users: int, seed: int, out: Path, as_json: boo
             settings, DATA, log.file_sha256, moment_ms(CUT), CUT, tell or (lambda phase, share: None)
         )
         bundle = Bundle.open(model.root / str(epoch))
-        ranking = RankSettings(
-            model.candidates,
-            model.finalists,
-            settings.redis.list_size,
-            model.diversity,
-            model.exploration_floor,
-            model.rebuy_after_ms,
-        )
+        ranking = rank_settings(settings)
         hours = play(bundle, users, MINUTES, seed, ranking, tell)
         tastes, worse = HiddenTastes(bundle, users, seed), {"diversity": 1.0}
         trials = {

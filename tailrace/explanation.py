@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
 
 from clients.reader import Recommendations, Recommended
+from flink_jobs.posterior_feed import PosteriorFeed
+from flink_jobs.rank_settings import rank_settings
 from flink_jobs.session_feed import SessionFeed
 from flink_jobs.settings import Settings
 from flink_jobs.weights_feed import WeightsFeed
@@ -23,11 +25,11 @@ from tailrace.list_view import UNKNOWN, Titled
 from tailrace.model_epochs import ITEMS, open_bundle
 from tailrace.served_lists import SCAN, SERVED, find_served
 from tailrace.topic_scan import TopicReader
+from udfs.bandits.shared_posterior import SharedPosterior
 from udfs.model.bundle import Bundle
 from udfs.ranking.catalogue import CatalogueView
 from udfs.ranking.explain import Contribute, Explanation, explain
 from udfs.ranking.live_sessions import LiveSessions
-from udfs.ranking.rank import RankSettings
 from udfs.ranking.snapshot import Snapshot
 
 SHOWN_FEATURES = 4
@@ -49,7 +51,8 @@ class ListExplained:
     same_catalogue
         The catalogue could be read back to the mark that the list was made with.
     same_sessions
-        Nobody's session has grown since, and their records have one order; else those of now were asked.
+        Nobody's session has grown since, and their records have one order, and no shared posterior was published
+        since; else those of now were asked.
     same_settings
         What its variant of an experiment changes is known; else it was ranked as everybody is.
     """
@@ -171,15 +174,6 @@ def explain_record(
     bundle = open_bundle(settings, record.epoch)
     key = user_key(record.tenant, record.user_id)
     view, exact = _catalogue(settings, bundle, record.index_mark)
-    model = settings.model
-    rank_settings = RankSettings(
-        model.candidates,
-        model.finalists,
-        settings.redis.list_size,
-        model.diversity,
-        model.exploration_floor,
-        model.rebuy_after_ms,
-    )
     changes = _variant_settings(settings, key, record.variant)
     snapshot = Snapshot(
         key,
@@ -192,13 +186,17 @@ def explain_record(
     )
     sessions, same_sessions = _sessions(settings, record)
     contribute = _contributions(bundle)
-    how = dataclasses.replace(rank_settings, **(changes or {}))
+    how = dataclasses.replace(rank_settings(settings), **(changes or {}))
+    posteriors, same_posterior = _posteriors(settings, record)
     return ListExplained(
         record,
-        tuple(explain(bundle, snapshot, item.item_id, view, how, sessions, contribute) for item in shown),
+        tuple(
+            explain(bundle, snapshot, item.item_id, view, how, sessions, contribute, posteriors)
+            for item in shown
+        ),
         same_list,
         exact,
-        same_sessions,
+        same_sessions and same_posterior,
         changes is not None,
     )
 
@@ -261,3 +259,13 @@ def _sessions(settings: Settings, record: ServedList) -> tuple[LiveSessions | No
         WeightsFeed(settings.kafka, codec, feed.live.learnt).close()
         same &= feed.live.weights_version == record.weights_version
     return feed.live, same
+
+
+def _posteriors(settings: Settings, record: ServedList) -> tuple[Mapping[str, SharedPosterior], bool]:
+    """Give the shared posteriors as they are today; False unless that is what the list was made with."""
+    if not record.posterior_version:
+        return {}, True
+    feed = PosteriorFeed(settings.kafka, Codec(settings.kafka.schema_ids))
+    feed.close()
+    found = feed.by_tenant.get(record.tenant)
+    return feed.by_tenant, found is not None and found.version == record.posterior_version

@@ -19,7 +19,7 @@ from udfs.step import Position as Position
 from udfs.step import Step as Step
 from udfs.step import Urgency as Urgency
 from udfs.user_action import CODES, IMPRESSION, INTERACTIONS, MAX_COUNT, SEARCH, VIEW, apply_action
-from udfs.user_state import EMPTY, EVENT_TYPES, MAX_EVENT_IDS, MAX_PENDING, MAX_SEEN, SOURCES, UserState
+from udfs.user_state import EMPTY, EVENT_TYPES, MAX_EVENT_IDS, MAX_PENDING, MAX_SEEN, NEW, SOURCES, UserState
 from udfs.user_vector import refresh_embedding
 
 WAKE_MARGIN_MS: Final = 8 * 86_400_000
@@ -144,7 +144,7 @@ class UserLogic:
             return Step(None, counts=("credit_without_user",))
         arm = _ARMS.get(credit.arm)
         if arm is None:
-            return Step(state, counts=("unknown_arm",))
+            return Step(state, counts=("credited_new" if credit.arm == NEW else "unknown_arm",))
         credit_id = event_hash(credit.credit_id)
         if find(state.event_ids, credit_id) >= 0:
             return Step(state, counts=("duplicate",))

@@ -18,7 +18,7 @@ from tailrace.connections import ensure_topics
 from tailrace.errors import ExitCode, UserError
 from tailrace.experiment_orders import Standing, order_running, read_running, standing, sum_variants
 from udfs.experiments.experiment import BUCKETS, METHODS, METRICS, Experiment, Guardrail, Variant
-from udfs.experiments.running import RunningExperiments
+from udfs.experiments.running import NAMED, RunningExperiments
 from udfs.experiments.verdict import BETTER, NO_DIFFERENCE, STOP
 
 Name = Annotated[str, typer.Argument(help="Of the experiment.")]
@@ -47,7 +47,7 @@ def start(
         list[str],
         typer.Option(
             "--variant",
-            help="NAME, or NAME:setting=value,… with diversity, exploration_floor, candidates or epoch; the first is "
+            help="NAME, or NAME:setting=value,… with settings that docs/experiments.md names; the first is "
             "the control. NAME*3 has three times the users.",
         ),
     ],
@@ -212,7 +212,7 @@ def _variant(text: str) -> Variant:
     settings: dict[str, Any] = {}
     for word in filter(None, words.split(",")):
         key, _, value = word.partition("=")
-        settings[key] = json.loads(value)
+        settings[key] = value if key in NAMED else json.loads(value)
     return Variant(name, int(weight or 1), settings)
 
 

@@ -96,21 +96,14 @@ def train(
 
 def train_settings(settings: Settings, *, learnt_sessions: bool = False) -> TrainSettings:
     """Return how to train for these settings: users are kept and candidates found as the job does it."""
+    from flink_jobs.rank_settings import rank_settings
     from model_export.train_settings import TrainSettings
-    from udfs.ranking.rank import RankSettings
     from udfs.user_logic import LogicSettings
 
-    job, model = settings.job, settings.model
+    job = settings.job
     made = TrainSettings(
         logic=LogicSettings(job.session_gap_ms, job.forget_after_ms, job.shards),
-        rank=RankSettings(
-            model.candidates,
-            model.finalists,
-            settings.redis.list_size,
-            model.diversity,
-            model.exploration_floor,
-            model.rebuy_after_ms,
-        ),
+        rank=rank_settings(settings),
     )
     return made.with_learnt_sessions() if learnt_sessions else made
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from flink_jobs.list_entry import marks_text
+from flink_jobs.rank_settings import rank_settings
 from flink_jobs.shards import shard_of
 from flink_jobs.user_view import recent_items, user_features
 from schemas.codec import encode
@@ -18,7 +19,6 @@ from tests.stack.plain_run import PlainRun, Row
 from tests.stack.shop import CUT_MS, catalogue, traffic
 from udfs.model.bundle import Bundle
 from udfs.ranking.live_sessions import LiveSessions
-from udfs.ranking.rank import RankSettings
 from udfs.user_logic import LogicSettings
 from udfs.user_state import UserState
 
@@ -52,14 +52,7 @@ class RunningShop:
         job = settings.job
         logic = LogicSettings(job.session_gap_ms, job.forget_after_ms, job.shards)
         self.plain = PlainRun(bundles[1], logic, max_event_bytes=job.max_event_bytes)
-        self.rank_settings = RankSettings(
-            candidates=settings.model.candidates,
-            finalists=settings.model.finalists,
-            list_size=settings.redis.list_size,
-            diversity=settings.model.diversity,
-            exploration_floor=settings.model.exploration_floor,
-            rebuy_after_ms=settings.model.rebuy_after_ms,
-        )
+        self.rank_settings = rank_settings(settings)
 
     def ready(self) -> None:
         """Let the job run; the first time with the catalogue, and epoch 1 active in every shard."""

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from udfs.bandit import PRIOR_ALPHA, PRIOR_BETA, arm_probabilities
-from udfs.ranking.exploration import Lists, fill_slots, list_seed, play_probabilities, uniform
+from udfs.ranking.exploration import Lists, fill_slots, list_seed, uniform
 from udfs.ranking.first_stage import Finalists
+from udfs.ranking.play_shares import play_probabilities
 from udfs.ranking.retrieval import (
     EMBEDDING,
     N_RETRIEVERS,
@@ -37,7 +38,9 @@ def candidates_of(ranks: np.ndarray) -> tuple[Candidates, Finalists]:
     rows = np.arange(K, dtype=np.int32)[None, :]
     count = np.array([K], np.int32)
     ints = zeros.astype(np.int32)
-    found = Candidates(count, rows, zeros, zeros, zeros, ints, zeros, zeros, zeros, ranks[None].astype(np.int16))
+    found = Candidates(
+        count, rows, zeros, zeros, zeros, ints, zeros, zeros, zeros, ranks[None].astype(np.int16)
+    )
     return found, Finalists(count, rows, rows, zeros)
 
 

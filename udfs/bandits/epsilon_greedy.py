@@ -41,6 +41,7 @@ class EpsilonGreedy(EvidencePolicy):
         """See `udfs.bandits.policy.Policy`; arms with equal means share evenly."""
         plays = state.plays
         means = state.won / np.maximum(plays, 1e-300)
-        best = means >= means.max() - 1e-12
-        share = self.epsilon / (1.0 + float(plays.sum()) / self.half_after)
-        return mix_with_floor(share / self.arms + (1.0 - share) * best / best.sum(), self.floor)
+        best = means >= means.max(axis=-1, keepdims=True) - 1e-12
+        share = self.epsilon / (1.0 + plays.sum(axis=-1, keepdims=True) / self.half_after)
+        evenly = best / best.sum(axis=-1, keepdims=True)
+        return mix_with_floor(share / self.arms + (1.0 - share) * evenly, self.floor)

@@ -52,13 +52,16 @@ class LinearArms(NamedTuple):
 
     def check(self, context: NDArray[np.float64]) -> None:
         """Refuse a context that does not fit."""
-        if context.shape != self.rewards.shape[1:] or not np.isfinite(context).all():
-            raise ValueError(f"context: wanted {self.rewards.shape[1]} finite numbers, got {context}")
+        dim = self.rewards.shape[-1]
+        if context.shape != (*self.rewards.shape[:-2], dim) or not np.isfinite(context).all():
+            raise ValueError(f"context: wanted {dim} finite numbers, got {context}")
 
     def scores(
         self, context: NDArray[np.float64], ridge: float
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return each arm's expected reward and its width sqrt(x' A^-1 x), float64 (K,) each.
+        """Return each arm's expected reward and its width sqrt(x' A^-1 x), float64 (..., K) each.
+
+        States of many users may stand one behind the other: squares (U, K, d, d), rewards (U, K, d), contexts (U, d).
 
         Raises
         ------
@@ -66,11 +69,11 @@ class LinearArms(NamedTuple):
             For a context that does not fit.
         """
         self.check(context)
-        precision = self.squares + ridge * np.eye(len(context))
-        both = np.stack([self.rewards, np.broadcast_to(context, self.rewards.shape)], axis=2)
-        solved = np.linalg.solve(precision, both)
-        spread = np.maximum(solved[:, :, 1] @ context, 0.0)
-        return np.asarray(solved[:, :, 0] @ context), np.asarray(np.sqrt(spread))
+        precision = self.squares + ridge * np.eye(self.rewards.shape[-1])
+        of_arms = np.broadcast_to(context[..., None, :], self.rewards.shape)
+        solved = np.linalg.solve(precision, np.stack([self.rewards, of_arms], axis=-1))
+        mean, spread = (of_arms[..., None] * solved).sum(axis=-2).transpose((-1, *range(of_arms.ndim - 1)))
+        return mean, np.sqrt(np.maximum(spread, 0.0))
 
     def encode(self) -> bytes:
         """Return the bytes of version 1: u8 version, u16 arms, u16 d; f64 upper triangles, f64 rewards."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol, Self, TypeVar
+from typing import Final, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+SERVED: Final = ("thompson", "epsilon_greedy", "ucb1", "linucb", "thompson_linear")
+"""Those by which the recommend job can fill slots: `udfs.ranking.play_shares`."""
 
 
 class ArmState(Protocol):

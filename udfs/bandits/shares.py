@@ -30,35 +30,36 @@ def mix_with_floor(weights: NDArray[np.float64], floor: float) -> NDArray[np.flo
     Parameters
     ----------
     weights
-        (K,), from 0, with a sum above 0.
+        (..., K), from 0, each row with a sum above 0; a row does not depend on its neighbours.
 
     Returns
     -------
     p
-        float64 (K,), multiples of 2**-40: their sum is exactly 1 in any order.
+        float64 (..., K), multiples of 2**-40: their sum is exactly 1 in any order.
 
     Examples
     --------
     >>> mix_with_floor(np.array([3.0, 1.0]), floor=0.25).tolist()
     [0.625, 0.375]
     """
-    mixed = floor + (1.0 - len(weights) * floor) * weights / weights.sum()
+    mixed = floor + (1.0 - weights.shape[-1] * floor) * weights / weights.sum(axis=-1, keepdims=True)
     units = np.ceil(mixed * _UNIT)
-    top = int(np.argmax(mixed))
-    units[top] = _UNIT - (units.sum() - units[top])
+    top = np.argmax(mixed, axis=-1, keepdims=True)
+    others = units.sum(axis=-1, keepdims=True) - np.take_along_axis(units, top, axis=-1)
+    np.put_along_axis(units, top, _UNIT - others, axis=-1)
     return np.asarray(units / _UNIT)
 
 
 def share_of_best(scores: NDArray[np.float64], floor: float) -> NDArray[np.float64]:
-    """Return all to the greatest score but for the floor; equal ones (to 1e-12) share evenly.
+    """Return all to the greatest of each row's scores but for the floor; equal ones (to 1e-12) share evenly.
 
     Examples
     --------
     >>> share_of_best(np.array([0.5, np.inf, np.inf]), floor=0.0).tolist()
     [0.0, 0.5, 0.5]
     """
-    best = scores.max()
-    tied = scores == best if np.isinf(best) else scores >= best - _TOLERANCE
+    best = scores.max(axis=-1, keepdims=True)
+    tied = (scores == best) | (np.isfinite(best) & (scores >= best - _TOLERANCE))
     return mix_with_floor(tied.astype(np.float64), floor)
 
 

@@ -61,7 +61,8 @@ class ThompsonBeta(EvidencePolicy):
     def probabilities(self, state: Evidence, context: NDArray[np.float64]) -> NDArray[np.float64]:
         """See `udfs.bandits.policy.Policy`."""
         alpha, beta = self.prior_won + state.won, self.prior_lost + state.lost
-        return np.asarray(arm_probabilities_batch(alpha[None], beta[None], self.floor)[0])
+        rows = arm_probabilities_batch(alpha.reshape(-1, self.arms), beta.reshape(-1, self.arms), self.floor)
+        return rows.reshape(alpha.shape)
 
     def update(self, state: Evidence, arm: int, reward: float, context: NDArray[np.float64]) -> Evidence:
         """See `udfs.bandits.policy.Policy`."""

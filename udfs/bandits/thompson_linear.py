@@ -31,6 +31,11 @@ _LEAST: Final = 1e-9  # a spread: narrower ones are all the same step
 class ThompsonLinear(LinearPolicy):
     """The policy, with the parameters of `LinearPolicy`: `width` is the paper's v, `ridge` the prior's precision.
 
+    Parameters
+    ----------
+    cells
+        Of the sum; fewer cost less and are coarser, see above.
+
     Examples
     --------
     >>> policy = ThompsonLinear(2, dim=1, floor=0.0)
@@ -39,11 +44,14 @@ class ThompsonLinear(LinearPolicy):
     """
 
     width: float = 0.3
+    cells: int = CELLS
 
     def probabilities(self, state: LinearArms, context: NDArray[np.float64]) -> NDArray[np.float64]:
         """See `udfs.bandits.policy.Policy`."""
         mean, spread = state.scores(context, self.ridge)
-        return mix_with_floor(greatest(mean, np.maximum(self.width * spread, _LEAST), CELLS), self.floor)
+        spread = np.maximum(self.width * spread, _LEAST)
+        rows = greatest_rows(mean.reshape(-1, self.arms), spread.reshape(-1, self.arms), self.cells)
+        return mix_with_floor(rows.reshape(mean.shape), self.floor)
 
 
 @kernel
@@ -70,6 +78,15 @@ def greatest(mean: NDArray[np.float64], spread: NDArray[np.float64], cells: int)
                 if other != arm:
                     product *= 0.5 * math.erfc((mean[other] - at) / (spread[other] * math.sqrt(2.0)))
             result[arm] += product
+    return result
+
+
+@kernel
+def greatest_rows(mean: NDArray[np.float64], spread: NDArray[np.float64], cells: int) -> NDArray[np.float64]:
+    """Return `greatest` of each row, float64 (U, K)."""
+    result = np.empty(mean.shape)
+    for row in range(len(mean)):
+        result[row] = greatest(mean[row], spread[row], cells)
     return result
 
 

@@ -6,7 +6,6 @@ Source: Auer, Cesa-Bianchi and Fischer, "Finite-time analysis of the multiarmed 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +39,6 @@ class Ucb1(EvidencePolicy):
         """See `udfs.bandits.policy.Policy`; arms with equal bounds share evenly."""
         plays = state.plays
         played = np.maximum(plays, 1e-300)
-        log = 2.0 * math.log(max(float(plays.sum()), 1.0))
+        log = 2.0 * np.log(np.maximum(plays.sum(axis=-1, keepdims=True), 1.0))
         bounds = np.where(plays > 0.0, state.won / played + self.width * np.sqrt(log / played), np.inf)
         return share_of_best(bounds, self.floor)

@@ -10,7 +10,17 @@ from typing import Any, Final, NamedTuple
 BUCKETS: Final = 10_000
 """A layer's users are dealt to as many buckets; an experiment has a range of them."""
 METRICS: Final = ("ctr", "add_to_cart", "conversion", "revenue")
-SETTINGS: Final = ("epoch", "sources", "rules", "diversity", "candidates", "exploration_floor")
+SETTINGS: Final = (
+    "epoch",
+    "sources",
+    "rules",
+    "diversity",
+    "candidates",
+    "exploration_floor",
+    "exploration_policy",
+    "shared_credits",
+    "new_item_share",
+)
 METHODS: Final = ("sequential", "fixed")
 LEAST_DAYS: Final = 7
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
+from udfs.bandits.policy import SERVED
 from udfs.experiments.assignment import assign
 from udfs.experiments.experiment import BUCKETS, Experiment, check_together
 
@@ -14,8 +15,12 @@ APPLIED: Final = {
     "diversity": (0.0, 1.0),
     "candidates": (10, 1_000),
     "exploration_floor": (0.0, 0.18),
+    "shared_credits": (0.0, 1_000.0),
+    "new_item_share": (0.0, 0.2),
 }
 """Settings of variants that the recommend job applies, and from where to where."""
+NAMED: Final = {"exploration_policy": SERVED}
+"""Others that it applies, and what they may be."""
 MAX_JSON_BYTES: Final = 65_536
 
 
@@ -44,10 +49,13 @@ class RunningExperiments(NamedTuple):
         check_together(self.experiments)
         changes = [self.promoted, *(variant.settings for one in self.experiments for variant in one.variants)]
         for name, value in (pair for one in changes for pair in one.items()):
+            if name in NAMED:
+                if value not in NAMED[name]:
+                    raise ValueError(f"{name}: wanted one of {', '.join(NAMED[name])}, got {value!r}")
+                continue
             if name not in APPLIED:
-                raise ValueError(
-                    f"settings: wanted {', '.join(APPLIED)}, which the job applies, got {name!r}"
-                )
+                known = ", ".join((*APPLIED, *NAMED))
+                raise ValueError(f"settings: wanted {known}, which the job applies, got {name!r}")
             low, high = APPLIED[name]
             whole = isinstance(low, int)
             if (

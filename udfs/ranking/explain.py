@@ -1,15 +1,16 @@
 """Why an item stands where it stands, by ranking again from the snapshot: serving keeps nothing for it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from schemas.ids import item_hash
+from udfs.bandits.shared_posterior import SharedPosterior
 from udfs.model.bundle import Bundle
+from udfs.ranking.arrange import arrange
 from udfs.ranking.catalogue import CatalogueView
-from udfs.ranking.exploration import fill_slots, list_seed, play_probabilities
 from udfs.ranking.features import FEATURE_NAMES
 from udfs.ranking.rank import (
     PROPENSITY_DECIMALS,
@@ -89,6 +90,7 @@ def explain(
     settings: RankSettings,
     sessions: SessionSource | None = None,
     contribute: Contribute | None = None,
+    posteriors: Mapping[str, SharedPosterior] | None = None,
 ) -> Explanation:
     """Explain one item of one user's ranking.
 
@@ -108,6 +110,8 @@ def explain(
         As read when it was ranked; None: not read.
     contribute
         Exact contributions of the bundle's own ranker; None: there are none, see `Explanation`.
+    posteriors
+        As when it was ranked; None: none.
 
     Raises
     ------
@@ -116,17 +120,8 @@ def explain(
     """
     found = prepare(bundle.items, [snapshot], catalogue, settings, bundle.epoch, sessions)
     scores = bundle.ranker.score(found.features, settings.finalists)
-    probabilities = play_probabilities(found.states, settings.exploration_floor)
-    lists = fill_slots(
-        scores,
-        bundle.items.columns.category,
-        found.candidates,
-        found.finalists,
-        probabilities,
-        np.array([list_seed(snapshot.key, snapshot.version, bundle.epoch)], np.uint64),
-        settings.diversity,
-        settings.list_size,
-    )
+    arranged = arrange(bundle, [snapshot], found, scores, catalogue, settings, posteriors)
+    lists, probabilities = arranged.lists, arranged.probabilities
     row = bundle.items.row(item_hash(item_id))
     place = _where(found.finalists.rows[0, : found.finalists.counts[0]], row)
     added, base = {}, None

@@ -18,23 +18,28 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from udfs.bandit import PRIOR_ALPHA, PRIOR_BETA, arm_probabilities_batch
 from udfs.kernel_cache import kernel
 from udfs.ranking.diversity import best_marginal, scale_scores
 from udfs.ranking.first_stage import Finalists
+from udfs.ranking.new_items import NO_ROW, NewItems, draw_new_item
+from udfs.ranking.play_shares import N_ARMS
 from udfs.ranking.retrieval import EMBEDDING, NEIGHBOURS, POPULAR, REPEAT, SESSIONS, TRENDING, Candidates
-from udfs.ranking.snapshot import StateColumns
-from udfs.user_state import SOURCES
+from udfs.user_state import NEW, SLOT_SOURCES, SOURCES
 
-N_ARMS = len(SOURCES)
 RANKER = SOURCES.index("ranker")
+NEW_ITEM = SLOT_SOURCES.index(NEW)
 NO_RANK = 1 << 20
+_NEW_SLOT = (
+    1_001  # numbers of the draws for new items: behind those of all slots, one a slot, and one for which item
+)
+_NEW_ITEM_DRAW = 1_000
 
 
 class Lists(NamedTuple):
     """U lists of at most L items.
 
-    `places` index the user's finalists, `arms` `SOURCES`; `draws` are the random numbers in [0, 1).
+    `places` index the user's finalists, -1: the list's new item; `arms` `SLOT_SOURCES`; `draws` are the random
+    numbers in [0, 1); `new_rows` the row of the list's new item, `NO_ROW`: none was placed.
     """
 
     counts: NDArray[np.int32]  # (U,)
@@ -42,6 +47,29 @@ class Lists(NamedTuple):
     arms: NDArray[np.int32]
     propensity: NDArray[np.float64]
     draws: NDArray[np.float64]
+    new_rows: NDArray[np.int32]  # (U,)
+
+    def rows(self, finalists: Finalists) -> NDArray[np.int32]:
+        """Return the items' rows, int32 (U, L)."""
+        placed = np.take_along_axis(finalists.rows, np.maximum(self.places, 0), axis=1)
+        return np.where(self.places < 0, self.new_rows[:, None], placed)
+
+    def scores(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the ranker's score of each slot, float32 (U, L); a new item has none, and gets the list's least.
+
+        Parameters
+        ----------
+        scores
+            float32 (U, K)
+        """
+        found = np.take_along_axis(scores, np.maximum(self.places, 0), axis=1)
+        if (self.new_rows < 0).all():
+            return found
+        inside = (np.arange(self.places.shape[1]) < self.counts[:, None]) & (self.places >= 0)
+        least = np.min(found, axis=1, where=inside, initial=np.inf)
+        return np.where(self.places < 0, np.where(np.isinf(least), 0.0, least)[:, None], found).astype(
+            np.float32
+        )
 
 
 def list_seed(key: str, version: str, epoch: int) -> int:
@@ -49,23 +77,15 @@ def list_seed(key: str, version: str, epoch: int) -> int:
     return xxh3_64_intdigest(f"{key}\0{version}\0{epoch}")
 
 
-def play_probabilities(states: StateColumns, floor: float) -> NDArray[np.float64]:
-    """Return how likely each arm is to be drawn, float64 (U, 5).
-
-    Parameters
-    ----------
-    states
-        U users; one whose state has no arms has the prior, computed once for all.
-    floor
-        Least probability of every arm.
-    """
-    prior = arm_probabilities_batch(np.array([PRIOR_ALPHA]), np.array([PRIOR_BETA]), floor)
-    probabilities = np.repeat(prior, len(states.n_arms), axis=0)
-    own = np.flatnonzero(states.n_arms == N_ARMS)
-    if len(own):
-        alpha, beta = (arms[own, :N_ARMS].astype(np.float64) for arms in (states.arm_alpha, states.arm_beta))
-        probabilities[own] = arm_probabilities_batch(alpha, beta, floor)
-    return probabilities
+_NO_NEW_ITEMS = NewItems(
+    0.0,
+    np.empty(0, np.int32),
+    np.empty(0, np.int32),
+    np.empty((0, 0), np.int32),
+    np.empty((0, 0), np.uint32),
+    np.empty(0, np.int64),
+    0,
+)
 
 
 def fill_slots(
@@ -77,6 +97,7 @@ def fill_slots(
     seeds: NDArray[np.uint64],
     diversity: float,
     list_size: int,
+    new_items: NewItems | None = None,
 ) -> Lists:
     """Make the lists.
 
@@ -96,6 +117,8 @@ def fill_slots(
         Weight of category repetition.
     list_size
         L.
+    new_items
+        And their share of the slots; None: no share.
     """
     users, kept = finalists.slots.shape
     lists = Lists(
@@ -104,6 +127,7 @@ def fill_slots(
         np.zeros((users, list_size), np.int32),
         np.zeros((users, list_size), np.float64),
         np.zeros((users, list_size), np.float64),
+        np.full(users, NO_ROW, np.int32),
     )
     _fill(
         scores.reshape(users, kept),
@@ -113,6 +137,7 @@ def fill_slots(
         probabilities,
         seeds,
         diversity,
+        _NO_NEW_ITEMS if new_items is None else new_items,
         lists,
     )
     return lists
@@ -156,6 +181,7 @@ def _fill(
     probabilities: NDArray[np.float64],
     seeds: NDArray[np.uint64],
     diversity: float,
+    new_items: NewItems,
     lists: Lists,
 ) -> None:
     kept, list_size = scores.shape[1], lists.places.shape[1]
@@ -164,6 +190,7 @@ def _fill(
     taken = np.zeros(kept, np.bool_)
     arm_rank = np.zeros((N_ARMS, kept), np.int32)
     pick = np.zeros(N_ARMS, np.int64)
+    left_out = np.zeros(kept + new_items.bought_rows.shape[1], np.int32)
     for user in range(len(finalists.counts)):
         count = finalists.counts[user]
         scale_scores(scores[user], count, relevance)
@@ -172,6 +199,10 @@ def _fill(
         taken[:] = False
         pick[:] = -2  # not known
         filled = min(list_size, count)
+        new_row, eligible = NO_ROW, 0
+        if new_items.share > 0.0:
+            draw = uniform(seeds[user], _NEW_ITEM_DRAW)
+            new_row, eligible = draw_new_item(new_items, user, finalists.rows[user], count, draw, left_out)
         for slot in range(filled):
             pick[RANKER] = best_marginal(relevance, repeated, taken, count, slot, diversity)
             for arm in range(1, N_ARMS):
@@ -181,6 +212,21 @@ def _fill(
                     for k in range(count):
                         if arm_rank[arm, k] < best and not taken[k]:
                             pick[arm], best = k, arm_rank[arm, k]
+            left = 1.0
+            if new_row >= 0:
+                left = 1.0 - new_items.share
+                draw = uniform(seeds[user], _NEW_SLOT + slot)
+                if draw < new_items.share:
+                    lists.new_rows[user] = new_row
+                    lists.places[user, slot] = -1
+                    lists.arms[user, slot] = NEW_ITEM
+                    lists.propensity[user, slot] = new_items.share / eligible
+                    lists.draws[user, slot] = draw
+                    if category[new_row] != 0:
+                        for k in range(count):
+                            repeated[k] += category[finalists.rows[user, k]] == category[new_row]
+                    new_row = NO_ROW
+                    continue
             draw = uniform(seeds[user], slot + 1)
             arm, below = 0, probabilities[user, 0]
             while draw >= below and arm < N_ARMS - 1:
@@ -200,6 +246,6 @@ def _fill(
                     repeated[k] += category[finalists.rows[user, k]] == of_chosen
             lists.places[user, slot] = chosen
             lists.arms[user, slot] = arm
-            lists.propensity[user, slot] = propensity
+            lists.propensity[user, slot] = left * propensity
             lists.draws[user, slot] = draw
         lists.counts[user] = filled

@@ -10,7 +10,7 @@ from schemas.records import ServedItem
 from udfs.model.bundle import Bundle
 from udfs.ranking.history import History
 from udfs.ranking.snapshot import Snapshot, StateColumns
-from udfs.user_state import SOURCES
+from udfs.user_state import SLOT_SOURCES
 
 
 class Ranked(NamedTuple):
@@ -31,12 +31,13 @@ class Ranked(NamedTuple):
     items: list[ServedItem]
     session_mark: int
     weights_version: int
+    posterior_version: int
 
 
 class RankedBatch(NamedTuple):
     """The lists of U users with at most L slots, as arrays: what is behind `counts` in a row says nothing.
 
-    `rows` are rows of the bundle's items, `arms` index `udfs.user_state.SOURCES`; scores and propensities are
+    `rows` are rows of the bundle's items, `arms` index `udfs.user_state.SLOT_SOURCES`; scores and propensities are
     rounded to what is logged and stored. `states` and `history` are what the lists were made from.
     """
 
@@ -45,6 +46,7 @@ class RankedBatch(NamedTuple):
     mark: int
     session_mark: int
     weights_version: int
+    posterior_versions: NDArray[np.int64]  # (U,); 0: none
     states: StateColumns
     history: History
     counts: NDArray[np.int32]  # (U,)
@@ -58,7 +60,7 @@ class RankedBatch(NamedTuple):
         """Return one user's list as a record."""
         bundle, snapshot, count = self.bundle, self.snapshots[user], self.counts[user]
         items = [
-            ServedItem(bundle.items.item_ids[row], score, SOURCES[arm], propensity)
+            ServedItem(bundle.items.item_ids[row], score, SLOT_SOURCES[arm], propensity)
             for row, score, arm, propensity in zip(
                 self.rows[user, :count].tolist(),
                 self.scores[user, :count].tolist(),
@@ -79,6 +81,7 @@ class RankedBatch(NamedTuple):
             items,
             self.session_mark,
             self.weights_version,
+            int(self.posterior_versions[user]),
         )
 
     def lists(self) -> list[Ranked]:

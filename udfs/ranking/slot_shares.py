@@ -13,8 +13,9 @@ from udfs.kernel_cache import kernel
 from udfs.model.bundle import Bundle
 from udfs.ranking.catalogue import CatalogueView
 from udfs.ranking.diversity import best_marginal, scale_scores
-from udfs.ranking.exploration import N_ARMS, NO_RANK, RANKER, _arm_ranks, play_probabilities
+from udfs.ranking.exploration import NO_RANK, RANKER, _arm_ranks
 from udfs.ranking.first_stage import Finalists
+from udfs.ranking.play_shares import N_ARMS, play_probabilities
 from udfs.ranking.rank import RankSettings, prepare
 from udfs.ranking.snapshot import Snapshot
 

@@ -1,0 +1,23 @@
+"""How the settings of a deployment rank."""
+
+from __future__ import annotations
+
+from flink_jobs.settings import Settings
+from udfs.ranking.rank_settings import RankSettings
+
+
+def rank_settings(settings: Settings) -> RankSettings:
+    """Return what ranking takes of the settings."""
+    model = settings.model
+    return RankSettings(
+        candidates=model.candidates,
+        finalists=model.finalists,
+        list_size=settings.redis.list_size,
+        diversity=model.diversity,
+        exploration_floor=model.exploration_floor,
+        rebuy_after_ms=model.rebuy_after_ms,
+        exploration_policy=model.exploration_policy,
+        shared_credits=model.shared_credits,
+        new_item_share=model.new_item_share,
+        new_item_weight=model.new_item_weight,
+    )

@@ -1,0 +1,45 @@
+"""How to rank: sizes, and what may be set by a deployment or a variant of an experiment."""
+
+from dataclasses import dataclass
+
+from udfs.bandits.policy import SERVED
+from udfs.ranking.new_items import MAX_SHARE
+from udfs.ranking.play_shares import SHARED_CREDITS, THOMPSON
+
+
+@dataclass(frozen=True, slots=True)
+class RankSettings:
+    """How to rank; the defaults are those of `flink_jobs.settings.Model`.
+
+    `candidates` and `finalists` bound the stages, `diversity` is the weight of category repetition in [0, 1],
+    `exploration_floor` the least probability of each of the five arms, `rebuy_after_ms` for how long a bought
+    item is not shown. `exploration_policy` decides between the arms, `shared_credits` is what the evidence of all
+    users counts for at an arm; `new_item_share` of the slots take an item whose interactions in training weigh at
+    most `new_item_weight`.
+    """
+
+    candidates: int = 200
+    finalists: int = 40
+    list_size: int = 10
+    diversity: float = 0.15
+    exploration_floor: float = 0.01
+    rebuy_after_ms: int = 86_400_000
+    exploration_policy: str = THOMPSON
+    shared_credits: float = SHARED_CREDITS
+    new_item_share: float = 0.0
+    new_item_weight: float = 20.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.list_size <= self.finalists <= self.candidates <= 10_000:
+            raise ValueError(
+                f"wanted 1 <= list_size <= finalists <= candidates <= 10,000, got {self.list_size}, "
+                f"{self.finalists}, {self.candidates}"
+            )
+        if not 0.0 <= self.diversity <= 1.0:
+            raise ValueError(f"diversity: wanted 0 to 1, got {self.diversity}")
+        if self.exploration_policy not in SERVED:
+            raise ValueError(
+                f"exploration_policy: wanted one of {', '.join(SERVED)}, got {self.exploration_policy!r}"
+            )
+        if not 0.0 <= self.new_item_share <= MAX_SHARE:
+            raise ValueError(f"new_item_share: wanted 0 to {MAX_SHARE}, got {self.new_item_share}")
