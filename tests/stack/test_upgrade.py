@@ -1,4 +1,4 @@
-"""Savepoints: another parallelism, another way to submit, a later build. Every user and offset is kept."""
+"""Savepoints: another parallelism or batch time, another way to submit, a later build. Nobody is lost."""
 
 from __future__ import annotations
 
@@ -54,13 +54,14 @@ def flink_environment(shop: RunningShop) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name != "PYTHONPATH"}
 
 
-def test_submit_from_anywhere_replaces_the_job_with_one_of_another_parallelism(
+def test_submit_from_anywhere_replaces_the_job_with_one_of_another_parallelism_and_batch_time(
     shop: RunningShop, tmp_path: Path
 ) -> None:
     deployment = shop.deployment
     shop.deployment.produce(shop.next_traffic(EVENTS_BETWEEN))
     given = deployment.settings.model_dump(mode="json", exclude_unset=True)
     given["job"]["parallelism"] = 1
+    given["job"]["batch_ms"] = 3 * deployment.settings.job.batch_ms
     config = deployment.write_config("narrow.toml", load(environment={}, **given))
     words = [TAILRACE, "submit", "recommend", "--jobmanager", deployment.jobmanager]
     answer = json.loads(outside(tmp_path, [*map(str, words), "--config", str(config), "--replace", "--json"]))
@@ -70,7 +71,7 @@ def test_submit_from_anywhere_replaces_the_job_with_one_of_another_parallelism(
     check_all(shop)
 
 
-def test_the_printed_flink_run_line_goes_on_from_a_savepoint_of_another_parallelism(
+def test_the_printed_flink_run_line_goes_on_from_a_savepoint_of_another_parallelism_and_batch_time(
     shop: RunningShop, tmp_path: Path
 ) -> None:
     deployment = shop.deployment
