@@ -49,6 +49,11 @@ class SecureContribution:
         32 secret random bytes each, for this contribution alone.
     knows
         User key and public keys to whether they belong together; None: all are believed.
+
+    Attributes
+    ----------
+    units
+        int64 (d,): the clipped and noised numbers, before any mask.
     """
 
     def __init__(
@@ -64,7 +69,7 @@ class SecureContribution:
             Mode(model.mode), model.next_clip_norm, model.noise_multiplier, model.delta, model.cohort_min
         )
         made = privatise(delta, terms, noise_key, UPDATE_NAME)
-        self._units = device_quantiser(terms, model.dimension).unpack(made.payload, model.dimension)
+        self.units = device_quantiser(terms, model.dimension).unpack(made.payload, model.dimension)
         self._model = model
         self._names = names
         self._key = user_key(names[0], names[1])
@@ -108,7 +113,7 @@ class SecureContribution:
         if told.phase == "mask":
             if here != self._member.received:
                 raise SecureSumError("mask: wanted the members whose shares have come, and no others")
-            return self._message(MASKED, self._member.mask(self._units).astype("<u8").tobytes())
+            return self._message(MASKED, self._member.mask(self.units).astype("<u8").tobytes())
         opened = self._member.open(here)
         parts = {**opened.seeds, **opened.keys}
         return self._message(

@@ -21,6 +21,7 @@ from model_export.protocols.list_quality import ListQuality, top_lists
 from model_export.protocols.rating_log import LIKED, RatingLog, read_ratings, split_by_user
 from model_export.sources import online_retail
 from model_export.sources.event_log import midnight_ms
+from udfs.federate.pair_table import pair_vectors
 from udfs.privacy.terms import Mode
 
 EPSILONS: Final = (0.1, 1.0, 4.0, 10.0)
@@ -126,6 +127,15 @@ def retail(path: Path) -> Problem:
         "Online Retail", log.file_sha256, weights, history, weights > 0.0, tested,
         tuple(frozenset(wanted[row]) for row in tested.tolist()),
     )  # fmt: skip
+
+
+def audited_users(path: Path, items: int = 40) -> Matrix:
+    """What each customer of Online Retail would tell of pairs of the items that most took, float64 (n, d)."""
+    took = retail(path).weights > 0.0
+    most = np.argsort(-took.sum(axis=0), kind="stable")[:items]
+    chosen = took[:, most]
+    vectors: Matrix = pair_vectors(chosen[chosen.any(axis=1)].astype(np.float64))
+    return vectors
 
 
 def curve(problem: Problem, seeds: Sequence[int], tell: Any = None) -> list[Point]:

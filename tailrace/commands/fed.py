@@ -198,15 +198,30 @@ def export(
 @commands.command()
 def audit(
     seeds: Annotated[int, typer.Option(min=1, help="How often what is right must pass.")] = 20,
+    full: Annotated[
+        bool, typer.Option("--full", help="10,000 runs where worlds are told apart by counting.")
+    ] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Online Retail: its customers are the users whose membership is guessed."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure the noise, clip, replay, ledger and gate of this release; broken mechanisms must be rejected."""
+    """Measure the noise, clip, replay, ledger and gate of this release; broken mechanisms must be rejected.
+
+    Also what can be told of canaries in one cohort, and of who was in it.
+    """
     from udfs.federate.audit_suite import suite
 
     began_s = time.process_time()
     passed: dict[str, list[bool]] = {}
     wrong: list[dict[str, Any]] = []
-    for one in suite(seeds):
+    users = None
+    if data is not None:
+        from model_export.protocols.federated import audited_users
+
+        users = audited_users(data)
+    for one in suite(seeds, counted=10_000 if full else 400, users=users):
         name = f"{one.mechanism}: {one.finding.audit}"
         if name not in passed and not as_json:
             typer.echo(f"{'must fail' if one.is_broken else 'must pass'}  {name}", err=True)

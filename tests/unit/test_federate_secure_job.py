@@ -43,7 +43,7 @@ class Fleet:
             for n in range(count)
         ]  # fmt: skip
         self.sent: list[EdgeUpdate] = []
-        self.units = [member._units for member in self.members]
+        self.units = [member.units for member in self.members]
 
     def send(self, updates: Collection[EdgeUpdate | None]) -> None:
         there = [update for update in updates if update is not None]
@@ -229,7 +229,7 @@ def test_a_stranger_and_a_repeat_change_nothing() -> None:
 def test_a_sum_that_is_out_of_reach_is_not_released() -> None:
     job = opened(settings_of(SECURE))
     fleet = Fleet(job)
-    fleet.members[0]._units = np.full(16, 1 << 50)
+    fleet.members[0].units = np.full(16, 1 << 50)
     run(fleet, EVERYBODY, EVERYBODY, EVERYBODY)
     assert version(job).version == 0
     assert job.told[-1].phase == "over"

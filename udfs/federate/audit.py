@@ -38,11 +38,17 @@ def device_update(
     )  # fmt: skip
 
 
-def line_mechanism(template: LineSettings) -> Mechanism:
+def line_mechanism(template: LineSettings, *, skips_refused: bool = False) -> Mechanism:
     """Turn a model line into the form that audits take: devices, checks, sums, weights and release.
 
     The audits release single contributions too, so the line's `cohort_min` is to be 1: then each share of a
     distributed sum is the whole noise.
+
+    Parameters
+    ----------
+    skips_refused
+        Whether a cohort goes on without a contribution that is refused: of many honest devices the noise gate refuses
+        one in a thousand.
     """
 
     def release_sum(deltas: NDArray[np.float64], run: Run) -> NDArray[np.float64]:
@@ -50,12 +56,22 @@ def line_mechanism(template: LineSettings) -> Mechanism:
         line = template._replace(
             dimension=dimension, cohort_size=count, cohort_min=min(template.cohort_min, count)
         )
+        updates = []
+        for name, delta in zip(run.cohort, deltas, strict=True):
+            update = device_update(line, name, run.version, delta, run.key)
+            try:
+                checked = check_update(update, user_key(update.tenant, update.user_id), {line.name: line})
+            except Refused:
+                if not skips_refused:
+                    raise
+                continue
+            updates.append((update, checked))
+        count = len(updates)
+        line = line._replace(cohort_size=count)
         logic = LineLogic(line, inf, Seed("audit", run.key))
         zeros = np.zeros(dimension)
         state = LineState(LineHead(run.version, (line.first_clip_norm,)), zeros, {})
-        for name, delta in zip(run.cohort, deltas, strict=True):
-            update = device_update(line, name, run.version, delta, run.key)
-            units = check_update(update, user_key(update.tenant, update.user_id), {line.name: line})
+        for update, units in updates:
             step = logic.on_contribution(state, update, units, 0)
             state = step.state
         released: NDArray[np.float64] = state.weights * count

@@ -81,7 +81,7 @@ def sum_sigma(terms: Terms, contributions: int) -> float:
 
 def noise_scale(mechanism: Mechanism, terms: Terms, key: bytes, dimension: int = 100_000) -> Finding:
     """Recipe 1: nothing in, so what comes out is noise, as wide as claimed. Finds missing and halved noise."""
-    released = mechanism(np.zeros((1, dimension)), Run(_named(key, "scale"), 0, ("a",)))
+    released = mechanism(np.zeros((1, dimension)), Run(named_key(key, "scale"), 0, ("a",)))
     ratio = sqrt(float(released @ released) / dimension) / sum_sigma(terms, 1)
     return _within(
         "noise scale", ratio, *_deviation_band(dimension), "deviation of the noise, in claimed ones"
@@ -101,8 +101,8 @@ def noise_shape(
     """
     zeros = np.zeros((1, dimension))
     sigma = sum_sigma(terms, 1)
-    first = mechanism(zeros, Run(_named(key, "shape"), 0, ("a",))) / sigma
-    second = mechanism(zeros, Run(_named(key, "shape"), 1, ("b",))) / sigma
+    first = mechanism(zeros, Run(named_key(key, "shape"), 0, ("a",))) / sigma
+    second = mechanism(zeros, Run(named_key(key, "shape"), 1, ("b",))) / sigma
     distinct = len(np.unique(first)) / _distinct_expected(dimension, sigma / resolution)
     chances = (
         _kolmogorov(first),
@@ -124,8 +124,8 @@ def two_worlds(mechanism: Mechanism, terms: Terms, key: bytes, runs: int = 2_000
     worlds = []
     for name, delta in (("near", near), ("far", direction)):
         rows = (terms.clip_norm * delta)[None, :]
-        secret = _named(key, name)
-        worlds.append(_first_numbers(mechanism, rows, secret, runs))
+        secret = named_key(key, name)
+        worlds.append(releases_first_numbers(mechanism, rows, secret, runs))
     deviation = sqrt(0.5 * (float(np.var(worlds[0], ddof=1)) + float(np.var(worlds[1], ddof=1))))
     apart = abs(float(worlds[1].mean() - worlds[0].mean()))
     measured = apart / deviation if deviation > 0.0 else np.inf
@@ -143,8 +143,8 @@ def clip_holds(
     """
     rows = np.zeros((contributions, 2))
     rows[0, 0] = 1000.0 * terms.clip_norm
-    secret = _named(key, "clip")
-    moved = float(_first_numbers(mechanism, rows, secret, runs).mean()) / terms.clip_norm
+    secret = named_key(key, "clip")
+    moved = float(releases_first_numbers(mechanism, rows, secret, runs).mean()) / terms.clip_norm
     slack = STANDARD_ERRORS * sum_sigma(terms, contributions) / sqrt(runs) / terms.clip_norm
     for bad in (np.nan, np.inf, -np.inf):
         rows[0, 0] = bad
@@ -160,7 +160,7 @@ def replay_is_silent(mechanism: Mechanism, terms: Terms, key: bytes, attempts: i
     """Recipe 9: the same cohort, released again, is the same bytes. Finds noise that averages away."""
     rows = np.full((3, 16), terms.clip_norm / 8.0)
     tries = [
-        mechanism(rows, Run(_named(key, "replay"), 4, ("a", "b", "c"), attempt))
+        mechanism(rows, Run(named_key(key, "replay"), 4, ("a", "b", "c"), attempt))
         for attempt in range(attempts)
     ]
     distinct = len({released.tobytes() for released in tries})
@@ -175,7 +175,7 @@ def difference_tells_nothing(
     Finds noise seeded by the version, with which the difference is the client's contribution, exactly.
     """
     rows = np.zeros((3, dimension))
-    secret = _named(key, "difference")
+    secret = named_key(key, "difference")
     more = mechanism(rows, Run(secret, 4, ("a", "b", "c")))
     less = mechanism(rows[:2], Run(secret, 4, ("a", "b")))
     difference = more - less
@@ -200,7 +200,7 @@ def gate_refuses(
     check
         Raises `Refused` for an update float64 (d,) without its noise.
     """
-    rng = np.random.default_rng(int.from_bytes(_named(key, "gate")[:8], "big"))
+    rng = np.random.default_rng(int.from_bytes(named_key(key, "gate")[:8], "big"))
     refused = 0
     for _ in range(updates):
         direction = rng.standard_normal(dimension)
@@ -232,7 +232,7 @@ def _names(contributions: int, run: int) -> tuple[str, ...]:
     return tuple(f"{run}-{n}" for n in range(contributions))
 
 
-def _first_numbers(
+def releases_first_numbers(
     mechanism: Mechanism, rows: NDArray[np.float64], key: bytes, runs: int
 ) -> NDArray[np.float64]:
     """First numbers of so many releases; a gate that refuses an honest update now and then is passed by."""
@@ -263,7 +263,8 @@ def _within(audit: str, measured: float, low: float, high: float, says: str) -> 
     return Finding(audit, bool(low <= measured <= high), float(measured), low, high, says)
 
 
-def _named(key: bytes, name: str) -> bytes:
+def named_key(key: bytes, name: str) -> bytes:
+    """A key of its own for one use."""
     return sha256(key + name.encode()).digest()
 
 

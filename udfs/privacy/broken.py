@@ -41,6 +41,11 @@ def half_noise(deltas: _Rows, run: Run, terms: Terms) -> _Rows:
     return plain(deltas, run, terms._replace(noise_multiplier=terms.noise_multiplier / 2.0))
 
 
+def tenth_of_the_noise(deltas: _Rows, run: Run, terms: Terms) -> _Rows:
+    """Divide by the cohort twice, for ten."""
+    return plain(deltas, run, terms._replace(noise_multiplier=terms.noise_multiplier / 10.0))
+
+
 def variance_for_deviation(deltas: _Rows, run: Run, terms: Terms) -> _Rows:
     """Take one for the other: sigma where sigma squared is meant."""
     return plain(deltas, run, terms._replace(noise_multiplier=terms.noise_multiplier**0.5))
@@ -80,6 +85,7 @@ def coarse_noise(deltas: _Rows, run: Run, terms: Terms) -> _Rows:
 BROKEN: Final[dict[str, Callable[[_Rows, Run, Terms], _Rows]]] = {
     "no noise": no_noise,
     "half noise": half_noise,
+    "tenth of the noise": tenth_of_the_noise,
     "variance for deviation": variance_for_deviation,
     "clip after average": clip_after_average,
     "noise seeded by version": noise_by_version,
