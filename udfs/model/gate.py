@@ -40,7 +40,7 @@ class GateLimits(NamedTuple):
     most_ndcg_drop: float = 0.05
     least_over_popularity: float = 1.0
     most_value_drop: float = 0.1
-    most_calibration_error: float = 0.5
+    most_calibration_error: float = 0.3
     least_coverage: float = 0.7
     most_cpu_us: float = 1_000.0
     most_bytes: int = 2 << 30

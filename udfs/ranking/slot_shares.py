@@ -1,7 +1,8 @@
 """How likely a model would have put a logged item into its slot, given the slots before as they were logged.
 
 The same draws as `udfs.ranking.exploration`, with the logged item taken in place of the drawn one. For a list that
-the model itself made, these are its propensities.
+the model itself made, these are its propensities. What all users taught, and the share of slots for new items, are left
+out: they are the same whichever model ranks.
 """
 
 from collections.abc import Sequence
@@ -62,7 +63,7 @@ def slot_shares(
         bundle.items.columns.category,
         found.candidates.rank,
         found.finalists,
-        play_probabilities(found.states, settings.exploration_floor),
+        play_probabilities(found.states, settings.exploration_floor, settings.exploration_policy),
         settings.diversity,
         logged,
         shares,
