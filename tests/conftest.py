@@ -16,6 +16,17 @@ hypothesis.settings.load_profile("without_deadline")
 sys.path.insert(0, str(Path(__file__).parent))
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where two processes share the tests: one takes the stack's, which wait a lot, the other file after file."""
+    if not hasattr(config, "workerinput"):
+        return
+    for item in items:
+        group = "stack" if item.path.parent.name == "stack" else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: item.path.parent.name != "stack")
+
+
 @pytest.fixture(scope="session")
 def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     """A real store for the whole session; tests that kill one start their own `StoreServer`."""
