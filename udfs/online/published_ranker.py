@@ -44,6 +44,7 @@ class PublishedRanker:
         self._add = add
         self._waiting: list[PublishedItems] = []
         self._weights: RankerWeights | None = None
+        self._units = np.zeros((0, 0), np.float32)  # the hidden units, one a row
         self._place_weights = np.ones((1, 1), np.float32)
         self._vectors = np.zeros((0, 1), np.float32)
         self._inverse = np.zeros(0, np.float32)
@@ -65,6 +66,7 @@ class PublishedRanker:
         for items in waiting:
             self._place(items)
         self._weights, self._place_weights = weights, place_weights
+        self._units = np.ascontiguousarray(weights.parts()[1].T)
         self.version, self.clicks = part.version, part.clicks
         return True
 
@@ -87,7 +89,9 @@ class PublishedRanker:
         if self._weights is None:
             raise ValueError("no version was published yet")
         out = np.zeros(candidates.rows.shape, np.float32)
-        _write_scores(self.features(candidates, queries), candidates.counts, *self._weights.parts(), out)
+        linear, _, outer = self._weights.parts()
+        features = self.features(candidates, queries)
+        _write_scores(features, candidates.counts, linear, self._units, outer, out)
         return out
 
     def probabilities(self, candidates: Candidates, queries: Queries) -> NDArray[np.float32]:
@@ -133,26 +137,23 @@ def _write_lifts(
             out[q, j] = lifts[rows[q, j]]
 
 
-@kernel
+@kernel(fastmath={"reassoc", "contract"})
 def _write_scores(
     features: NDArray[np.float32],
     counts: NDArray[np.int32],
     linear: NDArray[np.float32],
-    inner: NDArray[np.float32],
+    units: NDArray[np.float32],
     outer: NDArray[np.float32],
     out: NDArray[np.float32],
 ) -> None:
-    hidden = np.empty(len(outer), np.float32)
     for q in range(len(counts)):
         for j in range(counts[q]):
-            hidden[:] = np.float32(0.0)
             score = np.float32(0.0)
             for f in range(len(linear)):
-                value = features[q, j, f]
-                score += value * linear[f]
-                for h in range(len(outer)):
-                    hidden[h] += value * inner[f, h]
+                score += features[q, j, f] * linear[f]
             for h in range(len(outer)):
-                if hidden[h] > np.float32(0.0):
-                    score += hidden[h] * outer[h]
+                value = np.float32(0.0)
+                for f in range(len(linear)):
+                    value += features[q, j, f] * units[h, f]
+                score += max(value, np.float32(0.0)) * outer[h]
             out[q, j] = score
