@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from udfs.federate.audit import device_update
 from udfs.federate.contribution import Contribution, pack_packet, unpack_packet
 from udfs.federate.line import LineLogic
-from udfs.federate.line_batch import on_batch, rows_sum
+from udfs.federate.line_batch import on_batch
 from udfs.federate.line_state import LineHead, LineState, first_state
+from udfs.federate.row_sum import rows_sum
 from udfs.privacy.terms import Mode
 
 

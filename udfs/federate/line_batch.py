@@ -21,6 +21,7 @@ from udfs.federate.contribution import Contribution, Packet
 from udfs.federate.line import LineLogic
 from udfs.federate.line_state import KeptRows, LineHead, LineState
 from udfs.federate.robust import Rule, bounded_units
+from udfs.federate.row_sum import rows_sum
 from udfs.privacy.fixed_point import MAX_COUNT, FixedPointSum, empty_sum
 from udfs.privacy.quantise import WIDTHS
 from udfs.recency_set import find
@@ -91,7 +92,7 @@ def on_batch(
     """
     cohort = _Cohort(logic, head, numbers, packets)
     cohort.take_all()
-    if clock_ms is not None and logic.is_overdue(cohort.head(), clock_ms):
+    if clock_ms is not None and cohort.may_be_overdue(clock_ms) and logic.is_overdue(cohort.head(), clock_ms):
         cohort.release("timeout")
     return cohort.step()
 
@@ -131,6 +132,10 @@ class _Cohort:
         in_order = fixed[order]
         for number, *column in zip(order.tolist(), *(in_order[name].tolist() for name in names), strict=True):
             self._take(number, *column)
+
+    def may_be_overdue(self, clock_ms: int) -> bool:
+        """Whether the time of the cohort is over: most often not, and then its head need not be made."""
+        return clock_ms >= self._due_ms
 
     def head(self) -> LineHead:
         """The head as it is now, with what was taken."""
@@ -321,19 +326,3 @@ class _Cohort:
                 return packet.contribution(number)
             number -= len(packet.fixed)
         raise IndexError(number)
-
-
-def rows_sum(packet: Packet, places: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Sum some contributions of a packet, int64 (d,), in units.
-
-    Parameters
-    ----------
-    places
-        Ascending, of contributions with one base version, so with one step.
-    """
-    count = len(places)
-    first, last = int(places[0]), int(places[-1])
-    rows = packet.rows[first : last + 1] if last - first + 1 == count else packet.rows[places]
-    total: NDArray[np.int64] = rows.sum(axis=0, dtype=np.int64)
-    total *= packet.fixed["step"][first]
-    return total
