@@ -10,13 +10,17 @@ import pytest
 from test_session_learner import QUICK, pairs_log
 
 from flink_jobs.learner_state import KeptLearner, LearnerMismatchError
-from schemas.records import LearntPart
+from flink_jobs.settings import load
+from schemas.codec import decode, encode
+from schemas.ids import item_hash, user_key
+from schemas.records import LearntPart, SessionDelta
 from tests.state_in_memory import MapState, ValueState
 from udfs.online.session_learner import SessionLearner
+from udfs.ranking.live_sessions import session_key
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # PyFlink's own, while it is imported
-    from flink_jobs.learn_shell import in_order
+    from flink_jobs.learn_shell import LearnShell, in_order, learner_settings
 
 
 class States:
@@ -85,3 +89,48 @@ def test_partitions_are_merged_by_time_and_each_keeps_its_order() -> None:
     assert [offsets[row] for row in alone] == sorted(offsets)
     even = in_order(partitions, sorted(offsets), sorted(times))
     assert even == sorted(even, key=lambda row: (sorted(times)[row], partitions[row], row))
+
+
+class Context:
+    """What Flink gives the step when it opens."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, MapState | ValueState] = {}
+
+    def get_map_state(self, descriptor) -> MapState | ValueState:
+        return self.states.setdefault(descriptor.name, MapState())
+
+    def get_state(self, descriptor) -> MapState | ValueState:
+        return self.states.setdefault(descriptor.name, ValueState())
+
+
+def test_the_step_learns_records_skips_what_it_cannot_read_and_does_not_wait_for_the_store() -> None:
+    settings = load(
+        environment={},
+        learn={"publish_clicks": 128, "copy_clicks": 200},
+        redis={"url": "redis://127.0.0.1:1/0"},
+        job={"shards": 1},
+    )
+    deltas = [
+        SessionDelta("default", f"u{n // 4}", 1, 0, 1, f"i{n % 7}", "view", 1_000 + n, b"", 0, n, 0)
+        for n in range(300)
+    ]
+    keys = [session_key(user_key("default", delta.user_id), 1) for delta in deltas]
+    hashes = [item_hash(delta.item_id) for delta in deltas]
+    plain = SessionLearner(learner_settings(settings.learn))
+    wanted = plain.learn(np.array(keys, np.uint64), np.array(hashes, np.uint64))
+    context, rows = Context(), []
+    for start in range(0, 300, 50):  # opened anew for every batch
+        shell = LearnShell(settings)
+        shell.open(context)  # type: ignore[arg-type]
+        some = deltas[start : start + 50]
+        payloads = [b"no record", *(encode(delta) for delta in reversed(some))]
+        offsets = [start - 1, *range(start + 49, start - 1, -1)]
+        times = [0, *(delta.event_time for delta in reversed(some))]
+        batch = ([""] * 51, payloads, [0] * 51, offsets, times, 0)
+        rows += list(shell.process_element(batch, None))  # type: ignore[arg-type]
+        assert shell._refused == 1
+        shell.close()
+    parts = [decode("LearntPart", row[1]) for row in rows]
+    assert parts == wanted and [row[0] for row in rows] == [part.part for part in wanted]
+    assert len({part.version for part in wanted}) == 2
