@@ -107,7 +107,7 @@ class SessionLearner:
             "steps": learner.weights.version,
             "versions": self.publisher.version,
             "fallbacks": learner.fallbacks,
-            "refused_gradients": learner.refused,
+            "gradients_refused": learner.refused,
         }
 
     def state(self) -> dict[str, NDArray[Any]]:
