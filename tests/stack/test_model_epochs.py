@@ -14,10 +14,13 @@ from typer.testing import CliRunner
 
 from schemas.ids import user_key
 from schemas.records import ServedList
-from tailrace import model_epochs
+from tailrace import model_canary, model_epochs
 from tailrace.cli import app
+from tailrace.experiment_orders import read_running
 from tests.stack.deployment import until
 from tests.stack.running_shop import EVENTS, SERVED, RunningShop
+from udfs.experiments.canary import CanaryPlan
+from udfs.experiments.running import RunningExperiments
 from udfs.ranking.catalogue import CatalogueView
 from udfs.ranking.rank import rank_batch
 from udfs.ranking.snapshot import Snapshot
@@ -92,6 +95,37 @@ def test_a_model_changes_under_flowing_events_and_every_list_is_of_one_epoch(sho
     shop.check_states()
     shop.check_lists()
     assert shop.deployment.redis.hget("model:current", "epoch") == "1"
+
+
+def test_a_canary_shows_a_model_to_its_users_alone_and_is_taken_back_by_itself(shop: RunningShop) -> None:
+    settings, before = shop.deployment.settings, len(shop.deployment.rows(SERVED))
+    plan = CanaryPlan(2, share=0.5)
+    experiment = model_canary.start(settings, plan, force=True, timeout_s=180.0)
+    running = RunningExperiments((experiment,))
+    shop.deployment.produce(shop.probes("canary"))
+    shop.deployment.wait_until_done()
+    lists = shop.deployment.records(SERVED, "ServedList")[before:]
+    assert {list_.epoch for list_ in lists} == {1, 2}
+    for list_ in lists:
+        label, changes = running.of_user(user_key(list_.tenant, list_.user_id))
+        assert (list_.variant, list_.epoch) == (label, changes.get("epoch", 1))
+    check_each_by_its_bundle(shop, lists)
+
+    code, said = run(shop, "models", "shadow", "2", "--past", "--seconds", "0", "--lists", "64", "--json")
+    assert code == 0, said
+    found = json.loads(said)
+    assert (found["serving"], found["candidate"]) == (1, 2)
+    assert 0 < found["lists"] <= 64 and 0 < found["rbo"] < 1 and found["score_psi"] > 0
+
+    # No example tells of these lists: with its time over, nothing is known of the model.
+    code, said = run(shop, "models", "canary", "2", "--hours", "0", "--least-lists", "1", "--every", "1")
+    assert code == 1 and "nothing is known" in said
+    assert read_running(settings).experiments == ()
+    between = len(shop.deployment.rows(SERVED))
+    shop.deployment.produce(shop.probes("after"))
+    shop.catch_up()
+    assert {list_.epoch for list_ in shop.deployment.records(SERVED, "ServedList")[between:]} == {1}
+    shop.check_lists()
 
 
 @pytest.fixture

@@ -56,6 +56,14 @@ def test_the_epoch_before_is_the_one_that_served_and_not_the_one_published() -> 
     assert former_epoch([*history, pointer(1)]) == 2
 
 
+def test_any_epoch_that_served_can_be_gone_back_to_and_no_other() -> None:
+    history = [pointer(1), pointer(2), pointer(3), pointer(4, "publish")]
+    assert [former_epoch(history, wanted) for wanted in (1, 2, 3, None)] == [1, 2, 3, 2]
+    with pytest.raises(UserError, match="epoch 4 never served") as refused:
+        former_epoch(history, 4)
+    assert refused.value.number == "TR-355"
+
+
 def test_without_an_earlier_activation_there_is_nothing_to_go_back_to() -> None:
     with pytest.raises(UserError, match="no earlier epoch"):
         former_epoch([pointer(1), pointer(1), pointer(2, "publish")])
