@@ -57,7 +57,7 @@ def upper_limit(successes: int, trials: int, confidence: float) -> float:
     Examples
     --------
     >>> round(upper_limit(0, 100, 0.95), 4), round(lower_limit(600, 1000, 0.95), 4)
-    (0.0295, 0.5737)
+    (0.0295, 0.5738)
     """
     if successes >= trials:
         return 1.0
@@ -145,7 +145,7 @@ def one_run_bound(right: int, guesses: int, delta: float) -> float:
     Examples
     --------
     >>> [round(one_run_bound(right, 1000, 0.0), 2) for right in (600, 730, 900, 1000)]
-    [0.3, 0.89, 2.03, 5.81]
+    [0.3, 0.88, 2.02, 5.81]
     """
     confidence = ONE_RUN_CONFIDENCE + 2.0 * guesses * delta
     if confidence >= 1.0:
