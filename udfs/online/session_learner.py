@@ -60,7 +60,7 @@ class SessionLearner:
     >>> clicks = np.arange(256, dtype=np.uint64)
     >>> parts = SessionLearner(quick).learn(clicks // 2, clicks % 2)
     >>> [(part.part, part.version, part.clicks) for part in parts]
-    [('items/0', 1, 128), ('ranker', 1, 128), ('ranker', 2, 256)]
+    [('ranker', 1, 128), ('items/0', 2, 256), ('ranker', 2, 256)]
     """
 
     def __init__(self, settings: LearnerSettings | None = None) -> None:
