@@ -1,8 +1,8 @@
 """How likely a model would have put a logged item into its slot, given the slots before as they were logged.
 
 The same draws as `udfs.ranking.exploration`, with the logged item taken in place of the drawn one. For a list that
-the model itself made, these are its propensities. What all users taught, and the share of slots for new items, are left
-out: they are the same whichever model ranks.
+the model itself made, these are its propensities. What all users taught, and the share of slots for new items, are
+left out: they are the same whichever model ranks.
 """
 
 from collections.abc import Sequence
