@@ -1,7 +1,7 @@
 """The session source: sessions of all users as they happen, and what neighbours of a user's session did next.
 
 Items enter by hash, so the sessions outlive an epoch; the rows of each epoch are looked up once an item. A model
-whose settings have `learnt_sessions` gets candidates in the order of the ranker that learns in the stream, as published.
+whose settings have `learnt_sessions` gets them in the order of the ranker that learns in the stream, as published.
 """
 
 from collections.abc import Sequence
