@@ -173,13 +173,15 @@ class Learn(_Section):
 
     batch_ms: int = Field(1_000, ge=1, description="session records gathered in the JVM")
     publish_clicks: int = Field(2_048, ge=64, description="clicks of anybody from one version to the next")
-    publish_blocks: int = Field(64, ge=1, description="of 128 item vectors each that go with a version at most")
+    publish_blocks: int = Field(
+        64, ge=1, description="of 128 item vectors each that go with a version at most"
+    )
     items: int = Field(1 << 18, ge=1, description="different items that are learnt; clicks on others are not")
     copy_clicks: int = Field(
         50_000,
         ge=1,
-        description="clicks between two copies of all that is learnt into the state; after a restart, so many at most "
-        "are learnt again from the state's own log",
+        description="clicks between two copies of all that is learnt into the state; after a restart, so many at "
+        "most are learnt again from the state's own log",
     )
 
 
@@ -224,8 +226,8 @@ class Model(_Section):
     )
     learnt_sessions: bool = Field(
         True,
-        description="rank workers follow recs.weights.v1, for epochs whose sessions are ordered by what the learn job "
-        "has learnt; without it such epochs take the neighbours' order",
+        description="rank workers follow recs.weights.v1, for epochs whose sessions are ordered by what the learn "
+        "job has learnt; without it such epochs take the neighbours' order",
     )
 
     @field_validator("trusted_keys", mode="before")
