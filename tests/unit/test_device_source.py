@@ -7,15 +7,21 @@ from math import sqrt
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from bundles import make_bundle, snapshot, toy_items, toy_state
 from federate_examples import KEY, SEED
+from test_train import SETTINGS as TRAINING
+from test_train import UNTIL, data
+from typer.testing import CliRunner
 
 from clients.edge.examples import Examples
 from clients.edge.item_pairs import ItemPairs
 from model_export.federated_items import TableError, read_table, write_table
+from model_export.train import train
 from schemas.ids import item_hash
 from schemas.records import EdgeModel
+from tailrace.cli import app
 from udfs.federate.audit import PlainRun, device_update
 from udfs.federate.line_settings import LineSettings
 from udfs.federate.pair_table import PairTable, item_weights, numbers_of, pair_matrix, pair_vectors, table_of
@@ -30,6 +36,8 @@ from udfs.ranking.history import NEIGHBOUR_DECAY, empty_history
 from udfs.ranking.item_index import ItemIndex
 from udfs.ranking.rank import RankSettings, prepare
 from udfs.ranking.retrieval import DEVICES, RETRIEVERS
+
+__all__ = ["data"]
 
 ITEMS = 8
 IDS = tuple(f"item-{number}" for number in range(ITEMS))
@@ -249,3 +257,45 @@ def test_a_table_with_wrong_content_is_refused(tmp_path: Path) -> None:
         with pytest.raises(BundleRefused) as refused:
             make_bundle(tmp_path / "7", items, settings=SETTINGS, devices=bad)
         assert refused.value.reason == reason
+
+
+def test_training_writes_the_table_and_what_it_cost_into_the_bundle(data: Path, tmp_path: Path) -> None:
+    records, _ = versions(Mode.CENTRAL, 6.0)
+    known = pd.read_parquet(data)["StockCode"].value_counts().index[:ITEMS]
+    at_ms = 1_298_000_000_000
+    table = table_of(
+        [record._replace(released_time=at_ms) for record in records], [str(name) for name in known]
+    )
+    path = tmp_path / "table.json"
+    write_table(path, table._replace(pairs=np.abs(table.pairs), sigma=0.0))
+    report = train(TRAINING, data, UNTIL, 4, root=tmp_path / "models", federated=read_table(path))
+    bundle = Bundle.open(report.path, report.manifest_sha256)
+    assert bundle.items.devices is not None
+    assert len(bundle.items.devices.rows) > 0
+    assert bundle.manifest.settings.share_devices == pytest.approx(0.1)
+    told = bundle.manifest.data["federated"]
+    assert (told["line"], told["items"], told["contributions"]) == ("pairs", ITEMS, 24)
+    assert told["before_the_measures"] is True
+    assert told["epsilon_of_all_versions"] == pytest.approx(table.epsilon)
+    assert [version["noise_multiplier"] for version in told["versions"]] == [6.0, 6.0]
+    assert {"mode", "delta", "unit", "adjacency", "clip_norm", "epsilon"} <= set(told["versions"][0])
+
+
+def test_exporting_takes_the_committed_versions_of_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records, _ = versions(Mode.CENTRAL, 6.0)
+    other = records[0]._replace(model_line="head")
+    monkeypatch.setattr("tailrace.edge_models.published", lambda settings: [other, *records])
+    items, out = tmp_path / "items.txt", tmp_path / "table.json"
+    items.write_text("\n".join(IDS) + "\n")
+    command = ["fed", "export", "pairs", "--items", str(items), "--out", str(out), "--json"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert len(json.loads(done.stdout)["versions"]) == 2
+    np.testing.assert_array_equal(read_table(out).pairs, table_of(records, IDS).pairs)
+    assert CliRunner().invoke(app, [*command, "--version", "1"]).exit_code == 0
+    assert len(read_table(out).versions) == 1
+    refused = CliRunner().invoke(app, [*command, "--version", "3"])
+    assert refused.exit_code != 0
+    assert "TR-761" in str(refused.exception)
