@@ -134,6 +134,8 @@ class LineShell(KeyedShell):
             state = StoredCohort(name, self._heads, self._cohorts, numbers)
             yield from secure_rows(logic, state, messages, clock_ms, counts)
             return
+        if self._cohorts.get(name) is not None:
+            raise ValueError(f"line {name!r}: was added under masks before; give the line another name")
         step = on_batch(logic, head, numbers, packets, clock_ms)
         if step.head != head:
             self._heads.put(name, step.head.encode())

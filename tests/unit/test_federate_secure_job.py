@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_federate_shells import HEAD, Job, records, settings_of, store
+from test_federate_shells import HEAD, Job, records, settings_of, store, update
 
 from clients.edge.secure_contribution import SecureContribution
 from flink_jobs.settings import SettingsError
@@ -113,10 +113,10 @@ def test_a_version_is_the_sum_of_those_who_remained_and_nothing_else_is_opened(
     assert made.weights == (total * UNIT / len(mask)).astype("<f8").tobytes()
     assert [told.phase for told in job.told if told.phase != "shares"] == ["roster", "mask", "open"]
     assert not job.letters
-    for update in fleet.sent:
-        if update.secure == "masked":
-            number = int(update.user_id.removeprefix("user-"))
-            masked = np.frombuffer(update.payload, "<i8")
+    for sent in fleet.sent:
+        if sent.secure == "masked":
+            number = int(sent.user_id.removeprefix("user-"))
+            masked = np.frombuffer(sent.payload, "<i8")
             assert not (masked == fleet.units[number]).any()
 
 
@@ -258,3 +258,18 @@ def test_a_device_asks_whose_keys_it_is_given_and_wants_a_threshold_that_protect
 def test_a_line_under_masks_that_breaks_a_promise_is_no_setting(wrong: dict[str, Any]) -> None:
     with pytest.raises(SettingsError):
         settings_of({**SECURE, **wrong})
+
+
+def test_masks_are_not_put_on_or_taken_off_a_line_that_has_begun() -> None:
+    plain = settings_of({**SECURE, "secure": False})
+    job = opened(plain)
+    job.read(records([update(plain, "early")]))
+    masked = Job(settings_of(SECURE), job.states)
+    masked.models = list(job.models)
+    fleet = Fleet(masked)
+    with pytest.raises(ValueError, match="give the line another name"):
+        run(fleet, EVERYBODY, EVERYBODY, EVERYBODY)
+    begun = opened(settings_of(SECURE))
+    Fleet(begun).send([Fleet(begun).members[0].join()])
+    with pytest.raises(ValueError, match="was added under masks before"):
+        Job(plain, begun.states).read([], 0)

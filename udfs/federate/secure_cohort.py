@@ -215,6 +215,11 @@ class SecureLogic:
                 raise Refused("cohort_closed", "the member has not shared")
             if number in cohort.masked:
                 return None
+            if state.head.contributions != len(cohort.masked):
+                raise ValueError(
+                    f"line {self._line.name!r}: its open cohort has numbers without masks; masks are chosen with the "
+                    "line: give the line another name"
+                )
             masked = cohort._replace(masked=(*cohort.masked, number))
             return SecureStep(masked, self._added(state, update, at_ms))
         if number not in cohort.masked:
