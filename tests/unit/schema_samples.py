@@ -146,7 +146,11 @@ SAMPLES = {
         T,
     ),
     "Posterior": Posterior(
-        "acme", 3, 12, 20_000, (ArmPosterior("ranker", (2.5, 0.5, 0.25), (0.75, 0.125)), ArmPosterior("x", (), ()))
+        "acme",
+        3,
+        12,
+        20_000,
+        (ArmPosterior("ranker", (2.5, 0.5, 0.25), (0.75, 0.125)), ArmPosterior("x", (), ())),
     ),
     "EdgeCohort": EdgeCohort("head", 7, "roster", ("acme/p-7f", "acme/p-80"), 2, bytes(range(4)), T),
     "LearntPart": LearntPart("items/3", 4, 8_192, b"\x00TRIT"),
