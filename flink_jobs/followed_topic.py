@@ -32,13 +32,13 @@ class FollowedTopic:
     topic
         Compacted, of one partition.
     take
-        Called with each value; None for a tombstone.
+        Called with each key and value; None for a tombstone.
     per_batch
         Records of one call of `follow` at most.
     """
 
     def __init__(
-        self, settings: Kafka, topic: Topic, take: Callable[[bytes | None], None], per_batch: int = 1_000
+        self, settings: Kafka, topic: Topic, take: Callable[[str, bytes | None], None], per_batch: int = 1_000
     ) -> None:
         self._take = take
         self._per_batch = per_batch
@@ -64,7 +64,7 @@ class FollowedTopic:
         for message in messages:
             error = message.error()
             if error is None:
-                self._take(message.value())
+                self._take((message.key() or b"").decode("utf-8", "replace"), message.value())
             elif error.code() in _AT_END:
                 self._at_end = True
         return len(messages)

@@ -33,9 +33,10 @@ class Posteriors:
         self.refused = 0
         self._codec = codec
 
-    def take(self, value: bytes | None) -> None:
-        """Take a record's value; a tombstone changes nothing."""
+    def take(self, key: str, value: bytes | None) -> None:
+        """Take a record."""
         if value is None:
+            self.by_tenant.pop(key, None)
             return
         try:
             record = self._codec.decode("Posterior", value)

@@ -201,7 +201,7 @@ class Model(_Section):
         "thompson", description="how a slot's source is drawn, see docs/bandits.md"
     )
     shared_credits: float = Field(
-        50.0,
+        100.0,
         ge=0,
         le=1_000,
         description="what all users' credits count for at a source, beside a user's own; 0 leaves them out",

@@ -7,7 +7,7 @@ what stands here.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from schemas.records import Item, SessionDelta
 from schemas.redis_keys import format_version
 from schemas.refusal import Refused
 from schemas.validation import effective_time, validate_event
+from udfs.bandits.shared_posterior import SharedPosterior
 from udfs.model.bundle import Bundle
 from udfs.ranking.catalogue import CatalogueView
 from udfs.ranking.live_sessions import LiveSessions
@@ -136,6 +137,7 @@ class PlainRun:
         settings: RankSettings,
         keys: Iterable[str] | None = None,
         sessions: LiveSessions | None = None,
+        posteriors: Mapping[str, SharedPosterior] | None = None,
     ) -> dict[str, Ranked]:
         """Rank everyone, or these, in one batch."""
         view = CatalogueView(self.bundle)
@@ -155,7 +157,7 @@ class PlainRun:
                     state.encode(),
                 )
             )
-        ranked = rank_batch(self.bundle, snapshots, view, settings, sessions)
+        ranked = rank_batch(self.bundle, snapshots, view, settings, sessions, posteriors)
         return {snapshot.key: list_ for snapshot, list_ in zip(snapshots, ranked, strict=True)}
 
     def _refreshed(self, state: UserState) -> UserState:

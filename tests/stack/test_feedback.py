@@ -14,9 +14,9 @@ import pytest
 from confluent_kafka import Producer
 
 from flink_jobs.settings import load
-from schemas.codec import encode
+from schemas.codec import decode, encode
 from schemas.ids import user_key
-from schemas.records import Credit, DeadLetter, Example
+from schemas.records import Credit, DeadLetter, Example, Posterior
 from schemas.redis_keys import stats_key
 from tailrace import flink_client
 from tailrace.job_counts import sum_counts
@@ -38,12 +38,16 @@ from tests.stack.feedback_log import (
 )
 from tests.stack.plain_run import Row
 from tests.stack.running_shop import RunningShop
+from udfs.bandits.credit_sums import CreditSums
+from udfs.bandits.shared_posterior import SharedPosterior
 from udfs.experiments.experiment import BUCKETS, Experiment, Variant
 from udfs.experiments.running import RunningExperiments
 from udfs.feedback.join_rate import join_rate
+from udfs.user_state import SOURCES
 
 pytestmark = pytest.mark.stack
 CREDITS, EXAMPLES, DEAD_LETTERS = "recs.credits.v1", "recs.examples.v1", "recs.dead-letters.v1"
+POSTERIORS = "recs.posteriors.v1"
 TRAFFIC, ORDERS, LISTS, ODD, PER_S = 3_000, 60_000, 900, 20, 450
 BOTH_ALIKE = RunningExperiments(
     (Experiment("alike", "list", 0, BUCKETS, (Variant("a", 1, {}), Variant("b", 1, {}))),)
@@ -52,7 +56,7 @@ BOTH_ALIKE = RunningExperiments(
 
 @pytest.fixture(scope="module")
 def earned() -> list[Row]:
-    """The credits that the first test saw, for the second."""
+    """The credits that the first test saw, and behind them the posterior, for the second."""
     return []
 
 
@@ -60,7 +64,7 @@ def earned() -> list[Row]:
 def joining(stack: SharedStack, tmp_path: Path) -> Iterator[Deployment]:
     """A deployment whose job is to be the feedback job; the shop's has to stop for it."""
     given = stack.deployment("joining").settings.model_dump(exclude_unset=True)
-    quick = {"batch_ms": 200, "parallelism": 2}
+    quick = {"batch_ms": 200, "posterior_ms": 1_000, "parallelism": 2}
     deployment = Deployment(stack.stack, load(environment={}, **given, feedback=quick), tmp_path)
     yield deployment
     deployment.cancel()
@@ -121,6 +125,21 @@ def test_two_kills_cost_no_example_and_no_credit_and_double_none(
     assert len({one.credit_id for one in given}) == len(given) == len(credits), "each once"
     assert all(row.timestamp == one.event_time for row, one in zip(joining.rows(CREDITS), given, strict=True))
 
+    nothing = Posterior("", 0, 0, 0, ())
+
+    def newest() -> Posterior:
+        return [nothing, *joining.records(POSTERIORS, "Posterior")][-1]
+
+    until(lambda: newest().credits == len(given), 30, lambda: f"{len(given)} credits, {newest()}", 0.5)
+    sums, half_life_days = CreditSums().add(given), joining.settings.feedback.posterior_half_life_days
+    assert newest()._replace(version=0) == Posterior(
+        given[0].tenant, 0, len(given), sums.newest_day, sums.posterior(half_life_days)
+    )
+    made: list[Posterior] = joining.records(POSTERIORS, "Posterior")
+    assert [one.version for one in made] == list(range(1, len(made) + 1)), "each once, over the kills"
+    assert [one.credits for one in made] == sorted({one.credits for one in made})
+    assert len({tuple(one.context) for one in given}) > 5
+
     total = counts(joining)
     assert total["impression_joined"] == LISTS + ODD, "every impression of the clean log"
     assert {name: total.get(name) for name in odd.counts} == odd.counts
@@ -131,6 +150,7 @@ def test_two_kills_cost_no_example_and_no_credit_and_double_none(
     assert total["event_refused_wrong_magic"] == 1
     assert joining.state_of_job() == "RUNNING"
     earned.extend(joining.rows(CREDITS))
+    earned.append(joining.rows(POSTERIORS)[-1])
 
 
 def test_a_credit_counts_once_for_its_user_over_a_kill_and_one_of_an_aborted_transaction_never(
@@ -138,8 +158,10 @@ def test_a_credit_counts_once_for_its_user_over_a_kill_and_one_of_an_aborted_tra
 ) -> None:
     if not earned:
         pytest.skip("wants the credits of the test before")
+    taught = decode("Posterior", earned.pop().value)
     rows = [row for row in earned if (row.key or b"").decode() in shop.plain.states]
     assert len(rows) > 100
+    shop.deployment.produce_raw(POSTERIORS, [(taught.tenant.encode(), encode(taught))], 0)
     before, credited = (shop.deployment.counts().get(name, 0) for name in ("credits", "credited"))
     prefix = shop.deployment.settings.kafka.topic_prefix
     producer = Producer(
@@ -173,6 +195,18 @@ def test_a_credit_counts_once_for_its_user_over_a_kill_and_one_of_an_aborted_tra
         key: BOTH_ALIKE.of_user(key)[0] for key in shop.plain.states
     }
     shop.deployment.order("set_experiments", experiments=RunningExperiments().to_json())
+    assert taught.version > 3
+    logged = {one.posterior_version for name, one in newest.items() if user_key(*name) in shop.plain.states}
+    assert logged == {taught.version}, "which each list logs"
+    shared = {taught.tenant: SharedPosterior.of(taught, SOURCES)}
+    lists = shop.plain.lists(shop.items, shop.mark, shop.rank_settings, posteriors=shared)
+    assert {key: one.rec_id for key, one in lists.items()} == {
+        user_key(*name): one.rec_id for name, one in newest.items() if user_key(*name) in lists
+    }
+    shop.deployment.produce_raw(POSTERIORS, [(taught.tenant.encode(), None)], 0)
+    time.sleep(1.0)
+    shop.republish()  # as it was before, for the tests that come
+    shop.check_lists()
     arms = Counter(bool(state.arm_alpha) for state in shop.plain.states.values())
     assert arms[True] > 20
     assert shop.deployment.counts()["credited"] == credited + len(rows)

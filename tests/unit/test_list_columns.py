@@ -25,7 +25,7 @@ from udfs.ranking.catalogue import CatalogueView
 from udfs.ranking.rank import RankSettings, rank_columns
 from udfs.ranking.ranked import RankedBatch
 from udfs.ranking.snapshot import Snapshot
-from udfs.user_state import EMPTY, UserState
+from udfs.user_state import EMPTY, NEW, SLOT_SOURCES, UserState
 
 NOW_MS = 1_762_000_000_123
 
@@ -104,9 +104,19 @@ def as_values(groups: list[list[bytes]]) -> list[object]:
 
 
 @pytest.mark.parametrize("variant", ["", "default"])
-@pytest.mark.parametrize("how", [{}, {"exploration_floor": 0.15}, {"list_size": 40}, {"diversity": 0.0}])
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"exploration_floor": 0.15},
+        {"list_size": 40},
+        {"diversity": 0.0},
+        {"new_item_share": 0.2, "new_item_weight": 1e9},
+    ],
+)
 def test_a_batch_for_the_store_says_what_each_entry_says(bundle, variant, how):
     batch = batch_of(bundle, some_users(bundle), **how)
+    batch = batch._replace(posterior_versions=np.arange(len(batch.snapshots)) % 3)
     found = encode_entries(batch, BundleTexts.of(bundle), variant, NOW_MS, hash_tags=True)
     item_of = dict(zip(bundle.items.columns.hashes.tolist(), bundle.items.item_ids, strict=True))
     orders = 0
@@ -120,6 +130,8 @@ def test_a_batch_for_the_store_says_what_each_entry_says(bundle, variant, how):
         assert as_values(split(found.shapes[user], found.pieces[user])) == wanted
         assert found.keys[4 * user : 4 * user + 4] == list(user_keys(asked.tenant, asked.user_id))
         orders += b"order" in wanted[2]
+    if "new_item_share" in how:
+        assert (batch.arms == SLOT_SOURCES.index(NEW)).any()
     assert found.versions == [asked.version for asked in batch.snapshots]
     assert orders > 0
     if how == {"diversity": 0.0}:
@@ -128,7 +140,8 @@ def test_a_batch_for_the_store_says_what_each_entry_says(bundle, variant, how):
 
 @pytest.mark.parametrize("variant", ["", "blue"])
 def test_the_records_of_a_batch_read_back_as_each_list(bundle, variant):
-    batch = batch_of(bundle, some_users(bundle))
+    batch = batch_of(bundle, some_users(bundle), new_item_share=0.2, new_item_weight=1e9)
+    batch = batch._replace(posterior_versions=np.arange(len(batch.snapshots)))
     records = encode_served(batch, BundleTexts.of(bundle), variant, NOW_MS)
     for user, record in enumerate(records):
         wanted = served_list(batch, user, variant, NOW_MS)

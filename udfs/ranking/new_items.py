@@ -1,8 +1,9 @@
 """A small share of slots for items of which the model knows little, so that it gets to know them.
 
-At each slot a list takes one with a fixed probability, until it has one: at most one a list. It is drawn evenly from all that may be shown to the user and are not among the finalists, which have their chance already. So the
-probability of the item in the slot, given the slots before, is exactly the share over the number of such items; and
-what was placed by an arm had that arm's probability times what the share left.
+At each slot a list takes one with a fixed probability, until it has one: at most one a list. It is drawn evenly from
+all that may be shown to the user and are not among the finalists, which have their chance already. So the probability
+of the item in the slot, given the slots before, is exactly the share over the number of such items; and what was
+placed by an arm had that arm's probability times what the share left.
 """
 
 from __future__ import annotations
