@@ -207,7 +207,10 @@ class Model(_Section):
         description="what all users' credits count for at a source, beside a user's own; 0 leaves them out",
     )
     new_item_share: float = Field(
-        0.0, ge=0, le=0.2, description="of the slots, for items that the model knows little of; one a list at most"
+        0.0,
+        ge=0,
+        le=0.2,
+        description="of the slots, for items that the model knows little of; one a list at most",
     )
     new_item_weight: float = Field(
         20.0, ge=0, description="an item is new while its interactions in training weigh no more, 1 a view"
