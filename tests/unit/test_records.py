@@ -96,6 +96,7 @@ def test_topics_take_their_settings():
         "edge.models.v1": 1,
         "edge.cohorts.v1": 1,
         "recs.weights.v1": 1,
+        "recs.posteriors.v1": 1,
     }
 
 
