@@ -15,9 +15,10 @@ from udfs.bandits.credit_sums import CreditSums
 from udfs.bandits.policy import SERVED
 from udfs.bandits.shared_posterior import SharedPosterior
 from udfs.bandits.shares import draw
+from udfs.bandits.thompson_linear import greatest_rows
 from udfs.experiments.experiment import Experiment, Variant
 from udfs.experiments.running import RunningExperiments
-from udfs.ranking.play_shares import N_ARMS, play_probabilities
+from udfs.ranking.play_shares import CELLS, N_ARMS, play_probabilities
 from udfs.ranking.snapshot import Snapshot, StateColumns, decode_states
 from udfs.user_state import SOURCES, UserState
 
@@ -106,6 +107,13 @@ def test_regret_against_the_best_fixed_arm_is_less_with_what_all_users_taught(po
     always_the_ranker = max(RATES) - RATES[0]
     assert together < 0.7 * alone
     assert together < 0.7 * always_the_ranker
+
+
+def test_few_cells_are_enough_for_the_posteriors_that_are_served():
+    rng = np.random.default_rng(0)
+    mean, spread = rng.uniform(0, 0.3, (500, N_ARMS)), 0.12 / np.sqrt(rng.uniform(50, 800, (500, N_ARMS)))
+    few, many = (greatest_rows(mean, spread, cells) for cells in (CELLS, 4_096))
+    np.testing.assert_allclose(few / few.sum(1, keepdims=True), many / many.sum(1, keepdims=True), atol=1e-6)
 
 
 def test_a_policy_that_is_none_is_refused():
