@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +14,12 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.edge_fleet import Arrival, Fleet, budget_of
+from clients.edge.secure_contribution import SecureContribution
 from flink_jobs.federate_settings import model_lines
 from flink_jobs.settings import Settings, load
 from schemas.codec import decode, encode
-from schemas.topics import DEAD_LETTERS, EDGE_MODELS, EDGE_UPDATES
+from schemas.records import EdgeModel, EdgeUpdate
+from schemas.topics import DEAD_LETTERS, EDGE_COHORTS, EDGE_MODELS, EDGE_UPDATES
 from tailrace import flink_client
 from tailrace.cli import app
 from tailrace.federated_run import FederatedRun
@@ -27,6 +30,7 @@ from tests.stack.deployment import Deployment, until
 from udfs.federate.audit import PlainRun, device_update
 from udfs.federate.line_settings import LineSettings
 from udfs.federate.release import Seed
+from udfs.privacy.fixed_point import UNIT
 
 pytestmark = pytest.mark.stack
 RELEASES, KILLED_IN = 4, (1, 2)
@@ -38,7 +42,10 @@ LINES = {
     "trusting": LINE,
     "wary": {**LINE, "mode": "local", "noise_multiplier": 8.0, "cohort_size": 30},
     "table": {**LINE, "dimension": 320_000, "cohort_size": 4, "cohort_min": 2},
-}
+    "masked": {
+        **LINE, "mode": "distributed", "secure": True, "cohort_size": 4, "cohort_min": 3, "timeout_ms": 10_000,
+    },
+}  # fmt: skip
 
 
 class Federated(Deployment):
@@ -56,7 +63,12 @@ def federated(stack: SharedStack, tmp_path: Path) -> Iterator[Federated]:
     given["kafka"]["topic_prefix"] = "federated."
     given["redis"]["url"] = f"{stack.settings.redis.url.rsplit('/', 1)[0]}/15"
     lines = model_lines(load(environment={}, federate={"lines": LINES}).federate)
-    quick = {"batch_ms": 100, "line_batch_ms": 100, "budget_epsilon": budget_of(lines["trusting"])}
+    quick = {
+        "batch_ms": 100,
+        "line_batch_ms": 100,
+        "timeout_grace_ms": 1_000,
+        "budget_epsilon": budget_of(lines["trusting"]),
+    }
     given["job"] |= {"checkpoint_interval_ms": 1_000}
     deployment = Federated(
         stack.stack, load(environment={}, **given, federate={**quick, "lines": LINES}), tmp_path
@@ -98,6 +110,7 @@ def test_a_job_killed_twice_publishes_what_an_uninterrupted_plain_run_does(feder
     assert report["accuracy"][-1] > report["accuracy"][0]
     check_letters(federated, refused)
     check_table(federated, run, lines["table"], noise)
+    check_masked(federated, run)
     versions = told(federated, "status", "--line", "trusting", "--last", "2")
     assert [one["version"] for one in versions["versions"]] == [RELEASES - 1, RELEASES]
     assert versions["refused"] == dict(refused)
@@ -128,6 +141,49 @@ def check_table(federated: Federated, run: FederatedRun, line: LineSettings, noi
 
     wanted = plain.state.weights.tobytes()
     until(lambda: newest() == wanted, 60, "the table of the plain run", 1.0)
+
+
+def check_masked(federated: Federated, run: FederatedRun) -> None:
+    """Four devices add their numbers under masks, one is gone after it has shared: the version is the others' sum."""
+
+    def newest() -> EdgeModel:
+        models = federated.records(EDGE_MODELS.name, "EdgeModel")
+        found: EdgeModel = [model for model in models if model.model_line == "masked"][-1]
+        return found
+
+    model, rng = newest(), np.random.default_rng(6)
+    members = [
+        SecureContribution(
+            model, ("default", f"masked-{n}", f"d-{n}"), rng.standard_normal(64), bytes([n] * 32), bytes([9, n] * 16)
+        )
+        for n in range(4)
+    ]  # fmt: skip
+
+    sent: list[EdgeUpdate] = []
+
+    def send(updates: list[EdgeUpdate]) -> None:
+        sent.extend(updates)
+        run.send([Arrival(f"default/{update.user_id}", encode(update)) for update in updates])
+
+    send([member.join() for member in members])
+    heard = 0
+    began_s = time.monotonic()
+    while newest().version == 0:
+        told_now = federated.records(EDGE_COHORTS.name, "EdgeCohort")
+        assert time.monotonic() < began_s + 90.0, [one.phase for one in told_now]
+        told_now = told_now[heard:]
+        heard += len(told_now)
+        for one in told_now:
+            there = members if one.phase in ("roster", "shares") else members[:3]
+            send([answer for answer in (member.on_told(one) for member in there) if answer is not None])
+        time.sleep(0.3)
+    total = np.sum([member.units for member in members[:3]], axis=0)
+    assert newest().weights == (total * UNIT / 3).astype("<f8").tobytes()
+    assert (newest().cohort_size, newest().trigger) == (3, "timeout")
+    for update in sent:
+        if update.secure == "masked":
+            n = int(update.user_id.removeprefix("masked-"))
+            assert not (np.frombuffer(update.payload, "<i8") == members[n].units).any()
 
 
 def told(federated: Federated, *command: str) -> dict[str, Any]:
