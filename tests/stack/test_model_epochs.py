@@ -117,6 +117,20 @@ def test_a_canary_shows_a_model_to_its_users_alone_and_is_taken_back_by_itself(s
     assert (found["serving"], found["candidate"]) == (1, 2)
     assert 0 < found["lists"] <= 64 and 0 < found["rbo"] < 1 and found["score_psi"] > 0
 
+    shown = next(list_ for list_ in lists if list_.epoch == 2)
+    code, said = run(shop, "recs", shown.user_id, "--rec-id", shown.rec_id, "--json")
+    assert code == 0, said
+    why = json.loads(said)["explain"]
+    assert (why["rec_id"], why["epoch"], why["variant"]) == (shown.rec_id, 2, f"{experiment.name}=candidate")
+    assert why["same_catalogue"] and why["same_settings"]
+    for told, item in zip(why["items"], shown.items, strict=True):
+        assert (told["item_id"], told["score"], told["slot_source"]) == (
+            item.item_id,
+            item.score,
+            item.source,
+        )
+        assert abs(told["base"] + sum(told["contributions"].values()) - item.score) < 1e-5
+
     # No example tells of these lists: with its time over, nothing is known of the model.
     code, said = run(shop, "models", "canary", "2", "--hours", "0", "--least-lists", "1", "--every", "1")
     assert code == 1 and "nothing is known" in said
