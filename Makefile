@@ -41,7 +41,7 @@ demo: setup ## Show the whole engine on this machine: stack, model, events, one 
 
 .PHONY: test
 test: setup ## Run all tests in two processes; those of the stack start their own. ARGS="-k name"
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder $(ARGS)
 
 .PHONY: test-fast
 test-fast: setup ## Run the tests that need no stack.

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -16,15 +17,23 @@ hypothesis.settings.load_profile("without_deadline")
 sys.path.insert(0, str(Path(__file__).parent))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Where two processes share the tests: one takes the stack's, which wait a lot, the other file after file."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class StackInOne(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "stack" if nodeid.startswith("tests/stack/") else super()._split_scope(nodeid)
+
+    return StackInOne(config, log)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where two processes share the tests: one takes the stack's, which wait a lot, the other file after file."""
-    if not hasattr(config, "workerinput"):
-        return
-    for item in items:
-        group = "stack" if item.path.parent.name == "stack" else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: item.path.parent.name != "stack")
+    """Begin with the stack's tests there: they take longest."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.path.parent.name != "stack")
 
 
 @pytest.fixture(scope="session")
