@@ -6,8 +6,9 @@ import json
 from math import inf
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator
 
+from flink_jobs.settings_section import Section
 from schemas.ids import check_id
 from udfs.federate.ledger import MAX_LINES
 from udfs.federate.line_settings import MAX_DIMENSION, LineSettings
@@ -16,11 +17,7 @@ from udfs.privacy.keyed_noise import MIN_KEY_BYTES
 from udfs.privacy.terms import Mode
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class FederateLine(_Section):
+class FederateLine(Section):
     """One model line: a table `[federate.lines.NAME]`; what each means is in `udfs.federate.line_settings`."""
 
     dimension: int = Field(ge=1, le=MAX_DIMENSION)
@@ -42,7 +39,7 @@ class FederateLine(_Section):
     robust_bound_clips: float = 1.0
 
 
-class Federate(_Section):
+class Federate(Section):
     """The federate job; shards and checkpoints are those of `[job]`. A line is a table `[federate.lines.NAME]`."""
 
     parallelism: int = Field(2, ge=1)

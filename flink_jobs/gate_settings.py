@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from flink_jobs.settings_section import Section
 from udfs.model.gate import GateLimits
 
 _LIMITS = GateLimits()
 
 
-class Gate(BaseModel):
+class Gate(Section):
     """What `tailrace models gate` wants of a bundle before it may serve."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     least_lists: int = Field(_LIMITS.least_lists, ge=2, description="later sessions to measure on")
     most_ndcg_drop: float = Field(

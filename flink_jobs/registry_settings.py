@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from flink_jobs.settings_section import Section
 
 
-class Registry(BaseModel):
+class Registry(Section):
     """Where trainings, verdicts and switches are recorded, where the extra `registry` is installed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     uri: str = Field(
         "sqlite:///.tailrace/mlflow.db",

@@ -12,29 +12,27 @@ import json
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from flink_jobs.federate_settings import Federate
+from flink_jobs.feedback_settings import Feedback as Feedback
 from flink_jobs.gate_settings import Gate
+from flink_jobs.model_settings import Learn as Learn
+from flink_jobs.model_settings import Model as Model
 from flink_jobs.registry_settings import Registry
-from udfs.feedback.rules import FeedbackRules
+from flink_jobs.settings_section import Section
 
 ENVIRONMENT_PREFIX = "TAILRACE_"
 DEFAULT_FILE = "tailrace.toml"
-_RULES = FeedbackRules()
 
 
 class SettingsError(ValueError):
     """A settings file or variable that cannot be used; the text says where, wanted, got."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Kafka(_Section):
+class Kafka(Section):
     """How to reach the broker."""
 
     bootstrap_servers: str = "127.0.0.1:29092"
@@ -71,7 +69,7 @@ class Kafka(_Section):
         return json.loads(value) if isinstance(value, str) else value  # from a variable
 
 
-class Redis(_Section):
+class Redis(Section):
     """How to reach the store of lists."""
 
     url: str = "redis://127.0.0.1:26379/0"
@@ -85,7 +83,7 @@ class Redis(_Section):
     )
 
 
-class Job(_Section):
+class Job(Section):
     """The recommend job."""
 
     shards: int = Field(16, ge=1, le=32_768, description="= max parallelism; fixed for a deployment")
@@ -105,7 +103,7 @@ class Job(_Section):
     starting_offsets: Literal["earliest-offset", "group-offsets", "latest-offset"] = "earliest-offset"
 
 
-class Similarity(_Section):
+class Similarity(Section):
     """The similarity job; shards, generation and checkpoints are those of `[job]`."""
 
     parallelism: int = Field(2, ge=1)
@@ -125,121 +123,7 @@ class Similarity(_Section):
     forget_after_ms: int = Field(400 * 86_400_000, description="of no session with an item")
 
 
-class Feedback(_Section):
-    """The feedback job; shards, checkpoints and `max_event_bytes` are those of `[job]`.
-
-    Windows count from a list's first impression; the meaning of each is in `udfs/feedback/rules.py`.
-    """
-
-    parallelism: int = Field(1, ge=1)
-    batch_ms: int = Field(1_000, ge=1, description="records gathered by user shard in the JVM")
-    idle_ms: int = Field(
-        10_000, ge=100, description="a partition without a record for this long no longer holds the clock"
-    )
-    posterior_ms: int = Field(
-        10_000, ge=100, description="credits gathered by tenant; a posterior is published once in it at most"
-    )
-    posterior_half_life_days: float = Field(
-        14.0, ge=0.5, le=30, description="after so long a credit weighs half in the posterior"
-    )
-    click_ms: int = Field(_RULES.click_ms, ge=0, description="a click counts for so long")
-    dwell_ms: int = Field(_RULES.dwell_ms, ge=0, description="a stay on an item's page")
-    add_to_cart_ms: int = Field(_RULES.add_to_cart_ms, ge=0, description="what is put into the cart")
-    purchase_ms: int = Field(_RULES.purchase_ms, ge=0, description="what is bought")
-    credit_ms: int = Field(_RULES.credit_ms, ge=1, description="credits wait for so long, examples for all")
-    skew_ms: int = Field(_RULES.skew_ms, ge=0, description="an outcome may lie so long before its impression")
-    lateness_ms: int = Field(_RULES.lateness_ms, ge=0, description="how long a late record is waited for")
-    superseded_ms: int = Field(
-        _RULES.superseded_ms, ge=0, description="a list is kept for so long after a newer one"
-    )
-    list_ttl_ms: int = Field(_RULES.list_ttl_ms, ge=0, description="the newest list is kept for so long")
-    click_reward: float = Field(_RULES.click_reward, ge=0, le=1)
-    dwell_reward: float = Field(_RULES.dwell_reward, ge=0, le=1)
-    add_to_cart_reward: float = Field(_RULES.add_to_cart_reward, ge=0, le=1)
-    purchase_reward: float = Field(_RULES.purchase_reward, ge=0, le=1)
-    dwell_from_s: float = Field(_RULES.dwell_from_s, ge=0, description="a shorter stay earns nothing")
-
-    @property
-    def rules(self) -> FeedbackRules:
-        """What the logic takes."""
-        return FeedbackRules(**{name: getattr(self, name) for name in FeedbackRules._fields})
-
-
-class Learn(_Section):
-    """The learn job, which takes one slot; checkpoints are those of `[job]`.
-
-    Another value of `publish_clicks`, `publish_blocks` or `items` is another learner: it starts without state.
-    """
-
-    batch_ms: int = Field(1_000, ge=1, description="session records gathered in the JVM")
-    publish_clicks: int = Field(2_048, ge=64, description="clicks of anybody from one version to the next")
-    publish_blocks: int = Field(
-        64, ge=1, description="of 128 item vectors each that go with a version at most"
-    )
-    items: int = Field(1 << 18, ge=1, description="different items that are learnt; clicks on others are not")
-    copy_clicks: int = Field(
-        50_000,
-        ge=1,
-        description="clicks between two copies of all that is learnt into the state; after a restart, so many at "
-        "most are learnt again from the state's own log",
-    )
-
-
-class Model(_Section):
-    """Where bundles stand and how they rank."""
-
-    root: Path = Field(
-        Path(".tailrace/models"), description="<root>/<epoch>/manifest.json; readable by every worker"
-    )
-    candidates: int = Field(200, ge=10, le=1_000)
-    finalists: int = Field(40, ge=10, le=200, description="candidates that the learned ranker scores")
-    diversity: float = Field(0.15, ge=0, le=1, description="MMR: weight of category repetition")
-    exploration_floor: float = Field(
-        0.01, ge=0, le=0.18, description="least probability of every source at a slot"
-    )
-    exploration_policy: Literal["thompson", "epsilon_greedy", "ucb1", "linucb", "thompson_linear"] = Field(
-        "thompson", description="how a slot's source is drawn, see docs/bandits.md"
-    )
-    shared_credits: float = Field(
-        100.0,
-        ge=0,
-        le=1_000,
-        description="what all users' credits count for at a source, beside a user's own; 0 leaves them out",
-    )
-    new_item_share: float = Field(
-        0.0,
-        ge=0,
-        le=0.2,
-        description="of the slots, for items that the model knows little of; one a list at most",
-    )
-    new_item_weight: float = Field(
-        20.0, ge=0, description="an item is new while its interactions in training weigh no more, 1 a view"
-    )
-    rebuy_after_ms: int = Field(86_400_000, description="a bought item is not recommended for this long")
-    trusted_keys: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] = Field(
-        (),
-        description="Ed25519 public keys as `tailrace models keygen` prints them: a bundle serves only if one of "
-        "them has signed it; empty: unsigned bundles serve",
-    )
-    session_tail: int = Field(
-        200_000,
-        ge=0,
-        description="newest records of recs.sessions.v1 that a rank worker reads when it starts; "
-        "0 leaves the session source out",
-    )
-    learnt_sessions: bool = Field(
-        True,
-        description="rank workers follow recs.weights.v1, for epochs whose sessions are ordered by what the learn "
-        "job has learnt; without it such epochs take the neighbours' order",
-    )
-
-    @field_validator("trusted_keys", mode="before")
-    @classmethod
-    def _read_json(cls, value: Any) -> Any:
-        return json.loads(value) if isinstance(value, str) else value  # from a variable
-
-
-class Lake(_Section):
+class Lake(Section):
     """Where `tailrace lake run` keeps the topics' records."""
 
     root: Path = Field(Path(".tailrace/lake"), description="Parquet files by topic and day")
@@ -247,7 +131,7 @@ class Lake(_Section):
     flush_s: float = Field(60.0, gt=0, description="or after so long")
 
 
-class Stack(_Section):
+class Stack(Section):
     """The local stack of `tailrace up`."""
 
     home: Path = Field(Path(".tailrace"), description="state, logs and checkpoints of the local stack")
@@ -268,7 +152,7 @@ class Stack(_Section):
     redis_memory_mb: int = Field(1_024, ge=16, description="beyond it writes are refused, nothing is dropped")
 
 
-class Settings(_Section):
+class Settings(Section):
     """Everything that can be set. Field names are the TOML sections."""
 
     kafka: Kafka = Kafka()
