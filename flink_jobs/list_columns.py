@@ -155,6 +155,7 @@ def encode_served(batch: RankedBatch, texts: BundleTexts, variant: str, served_m
             [served_ms, batch.bundle.epoch, batch.mark, batch.session_mark, batch.weights_version], np.int64
         ),
         batch.posterior_versions,
+        np.ascontiguousarray(batch.source_probabilities).view(np.uint8),
         out,
         out_ends,
     )

@@ -154,6 +154,7 @@ def _as_stored(served: ServedList, meta: Sequence[Any], scored: Sequence[Any]) -
     found = dict(zip(META_FIELDS, [_text(value) for value in meta], strict=True))
     pairs = [(_text(item), float(score)) for item, score in zip(scored[::2], scored[1::2], strict=True)]
     index_mark, session_mark, weights_version, posterior_version = read_marks(found["_mark"])
+    as_sent = (posterior_version, found["variant"]) == (served.posterior_version, served.variant)
     return served._replace(
         rec_id=found["rec_id"],
         event_time=int(found["_wm"]),
@@ -165,6 +166,8 @@ def _as_stored(served: ServedList, meta: Sequence[Any], scored: Sequence[Any]) -
         session_mark=session_mark,
         weights_version=weights_version,
         posterior_version=posterior_version,
+        # Not in the store; the same where all that they are made of is.
+        source_probabilities=served.source_probabilities if as_sent else (),
         items=load_slots(pairs, found["propensities"], found["sources"], found["order"]),
     )
 

@@ -247,4 +247,5 @@ def _served_list(batch: RankedBatch, user: int, variant: str) -> ServedList:
         session_mark=ranked.session_mark,
         weights_version=ranked.weights_version,
         posterior_version=ranked.posterior_version,
+        source_probabilities=ranked.source_probabilities,
     )

@@ -28,6 +28,7 @@ def write_served(
     snapshots: Texts,
     numbers: NDArray[np.int64],
     posterior_versions: NDArray[np.int64],
+    probabilities: Bytes,
     out: Bytes,
     out_ends: NDArray[np.int64],
 ) -> None:
@@ -47,6 +48,8 @@ def write_served(
         Served time, epoch, index mark, session mark and weights version.
     posterior_versions
         (U,)
+    probabilities
+        (U, 8 * sources): the bytes of each float64, little-endian.
     out, out_ends
         Where to write, with room for all; where each record ends.
     """
@@ -81,4 +84,10 @@ def write_served(
         at = put_long(out, at, numbers[3])
         at = put_long(out, at, numbers[4])
         at = put_long(out, at, posterior_versions[user])
+        at = put_long(out, at, np.int64(probabilities.shape[1] // 8))
+        for k in range(probabilities.shape[1]):
+            out[at] = probabilities[user, k]
+            at += 1
+        out[at] = 0
+        at += 1
         out_ends[user] = at

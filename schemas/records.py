@@ -93,6 +93,7 @@ class ServedList(NamedTuple):
     session_mark: int = 0
     weights_version: int = 0
     posterior_version: int = 0
+    source_probabilities: Sequence[float] = ()
 
 
 class SessionDelta(NamedTuple):
@@ -187,6 +188,7 @@ class Example(NamedTuple):
     index_mark: int
     items: Sequence[ExampleItem]
     snapshot: bytes
+    source_probabilities: Sequence[float] = ()
 
 
 class ModelPointer(NamedTuple):

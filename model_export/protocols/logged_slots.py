@@ -1,7 +1,7 @@
 """The slots of the product's own examples as rounds of a bandit: which arm was drawn, and how likely the item was.
 
-An arm is a source of candidates (`udfs.user_state.SOURCES`), drawn at each slot from the user's posterior, which the
-example holds in its snapshot. What is logged is how likely the *item* was: the arms that would have put it there,
+An arm is a source of candidates (`udfs.user_state.SOURCES`), drawn at each slot with the probability that the example
+has. What is logged besides is how likely the *item* was: the arms that would have put it there,
 together. Which these were is found again from their probabilities; where two arms were equally likely, either may
 have been meant, and each counts half.
 """
@@ -76,7 +76,7 @@ def logged_slots(examples: Iterable[Example], metric: str, floor: float) -> Logg
     metric
         One of `METRICS`: what a slot earned.
     floor
-        `model.exploration_floor` of the deployment.
+        `model.exploration_floor` of the deployment, for lists of releases that logged no probabilities.
 
     Raises
     ------
@@ -101,6 +101,11 @@ def logged_slots(examples: Iterable[Example], metric: str, floor: float) -> Logg
     both = [posteriors(state.arm_alpha, state.arm_beta) for state in states]
     alpha, beta = (np.stack([pair[side][: len(SOURCES)] for pair in both]) for side in (0, 1))
     plays = arm_probabilities_batch(alpha, beta, floor)
+    for row, example in enumerate(
+        kept
+    ):  # what was logged; lists of earlier releases had the user's own credits alone
+        if len(example.source_probabilities) == len(SOURCES):
+            plays[row] = example.source_probabilities
     numbers: dict[str, int] = {}
     users = [numbers.setdefault(user_key(one.tenant, one.user_id), len(numbers)) for one in kept]
     slots = [(row, item) for row, example in enumerate(kept) for item in example.items]

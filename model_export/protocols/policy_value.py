@@ -162,7 +162,7 @@ def _warnings(found: PolicyValue, log: LoggedSlots) -> tuple[str, ...]:
     unexplained = 1.0 - float(log.explained.mean())
     if unexplained > 0.001:
         texts.append(
-            f"{100 * unexplained:.1f} % of the slots have a propensity that the user's posterior does not give: "
-            "another model.exploration_floor, or a variant of an experiment"
+            f"{100 * unexplained:.1f} % of the slots have a propensity that the sources' probabilities do not give: "
+            "a share for new items, or lists of an earlier release under another model.exploration_floor"
         )
     return tuple(texts)

@@ -25,8 +25,13 @@ RATES = np.array([0.05, 0.10, 0.02, 0.30, 0.08])
 SLOTS, T0, MINUTE = 4, 1_700_000_000_000, 60_000
 
 
-def log(lists: int = 1_500, seed: int = 0, users: int = 300, shared: float = 0.3) -> list[Example]:
-    """Lists drawn as the job draws them; at some slots two arms would have put the same item there."""
+def log(
+    lists: int = 1_500, seed: int = 0, users: int = 300, shared: float = 0.3, logged: bool = False
+) -> list[Example]:
+    """Lists drawn as the job draws them; at some slots two arms would have put the same item there.
+
+    With `logged` the probabilities are half those of all users, which the user's own credits do not tell.
+    """
     rng = np.random.default_rng(seed)
     examples = []
     for number in range(lists):
@@ -41,6 +46,8 @@ def log(lists: int = 1_500, seed: int = 0, users: int = 300, shared: float = 0.3
         plays = arm_probabilities(
             *(np.frombuffer(one, "<f4") if one else np.array(p) for one, p in own), FLOOR
         )
+        if logged:
+            plays = (plays + np.array([0.2, 0.1, 0.3, 0.25, 0.15])) / 2
         items = []
         for slot in range(SLOTS):
             arm = int(rng.choice(5, p=plays))
@@ -56,9 +63,19 @@ def log(lists: int = 1_500, seed: int = 0, users: int = 300, shared: float = 0.3
         at_ms = T0 + number * MINUTE
         examples.append(
             Example(f"r{number}", "default", f"u{user}", "v", at_ms, at_ms, at_ms + 30 * MINUTE, 1, "m", "", 1,
-                    tuple(items), state.encode())
+                    tuple(items), state.encode(), tuple(plays.tolist()) if logged else ())
         )  # fmt: skip
     return examples
+
+
+def test_probabilities_that_were_logged_are_taken_and_not_those_of_the_users_own_credits() -> None:
+    examples = log(400, logged=True)
+    found = logged_slots(examples, "reward", FLOOR)
+    assert found.explained.all()
+    by_time = sorted(examples, key=lambda one: (one.list_time, one.rec_id))
+    assert [tuple(row) for row in found.plays.tolist()] == [one.source_probabilities for one in by_time]
+    without = logged_slots([one._replace(source_probabilities=()) for one in examples], "reward", FLOOR)
+    assert without.explained.mean() < 0.5
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +134,7 @@ def test_wrong_propensities_and_little_overlap_are_said() -> None:
     examples = log(600, shared=0.0)
     wrong = [one._replace(items=[item._replace(propensity=0.5) for item in one.items]) for one in examples]
     report = judge(logged_slots(wrong, "reward", FLOOR), "ranker", "reward", "all", 0)
-    assert any("does not give" in text for text in report.value.warnings)
+    assert any("do not give" in text for text in report.value.warnings)
     assert any("mean" in text for text in report.value.warnings)
     right = judge(logged_slots(examples, "reward", FLOOR), "repeat", "reward", "all", 0)
     assert any("overlap" in text for text in right.value.warnings)

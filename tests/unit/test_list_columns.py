@@ -66,7 +66,7 @@ def served_list(batch: RankedBatch, user: int, variant: str, served_ms: int) -> 
     return ServedList(
         ranked.rec_id, ranked.tenant, ranked.user_id, ranked.version, ranked.at_ms, served_ms, ranked.epoch,
         ranked.model_version, variant, ranked.index_mark, ranked.items, batch.snapshots[user].state,
-        ranked.session_mark, ranked.weights_version, ranked.posterior_version,
+        ranked.session_mark, ranked.weights_version, ranked.posterior_version, ranked.source_probabilities,
     )  # fmt: skip
 
 

@@ -178,4 +178,5 @@ def _example(served: ServedList, shown_ms: int, settled_ms: int, items: tuple[Ex
         served.index_mark,
         items,
         served.snapshot,
+        served.source_probabilities,
     )

@@ -161,6 +161,7 @@ def close(state: FeedbackState, rec: int, at_ms: int, rules: FeedbackRules) -> S
         served.index_mark,
         items,
         served.snapshot,
+        served.source_probabilities,
     )
     after = FeedbackState(  # what is due next is not known
         tuple(one for one in state.lists if one.rec != rec),

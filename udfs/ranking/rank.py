@@ -119,6 +119,7 @@ def rank_columns(
         0 if sessions is None else sessions.mark,
         sessions.weights_version if sessions is not None and bundle.items.settings.learnt_sessions else 0,
         versions,
+        arranged.probabilities,
         prepared.states,
         prepared.history,
         lists.counts,

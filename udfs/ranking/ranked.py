@@ -32,6 +32,7 @@ class Ranked(NamedTuple):
     session_mark: int
     weights_version: int
     posterior_version: int
+    source_probabilities: tuple[float, ...]
 
 
 class RankedBatch(NamedTuple):
@@ -47,6 +48,7 @@ class RankedBatch(NamedTuple):
     session_mark: int
     weights_version: int
     posterior_versions: NDArray[np.int64]  # (U,); 0: none
+    source_probabilities: NDArray[np.float64]  # (U, 5), at every slot
     states: StateColumns
     history: History
     counts: NDArray[np.int32]  # (U,)
@@ -82,6 +84,7 @@ class RankedBatch(NamedTuple):
             self.session_mark,
             self.weights_version,
             int(self.posterior_versions[user]),
+            tuple(self.source_probabilities[user].tolist()),
         )
 
     def lists(self) -> list[Ranked]:
