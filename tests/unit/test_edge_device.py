@@ -268,8 +268,8 @@ def test_an_update_that_the_brokers_do_not_take_stays(owner):
 @pytest.mark.parametrize(("mode", "noise"), [(Mode.LOCAL, 1.2), (Mode.CENTRAL, 8.0)])
 def test_devices_together_learn_what_they_know(tmp_path, mode, noise):
     """All know that the first feature decides; the model that they make together knows it as well."""
-    # Keys are random: the gate refuses one honest device in a thousand, so the cohort is full without the last few. In
-    # local mode the share of right answers varies by .045 around .90 (25 repeats), with noise 2 by .07 around .83.
+    # Keys are random: the gate refuses one honest device in a thousand, so the cohort is full without the last few.
+    # In local mode the right answers vary by .045 around .90 (25 repeats), with noise 2 by .07 around .83.
     line = LINE._replace(mode=mode, noise_multiplier=noise, cohort_size=75, cohort_min=75)
     model = first_record(first_state(np.zeros(D), 1.0), line, 10.0, 0)
     policy = Policy((mode,), budget_epsilon=10.0)
