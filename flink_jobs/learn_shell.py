@@ -28,12 +28,11 @@ from flink_jobs.list_store import ListStore, StoreUnavailable, connect_as_worker
 from flink_jobs.prefix import SESSIONS
 from flink_jobs.settings import Learn
 from schemas.codec import Codec, encode
-from schemas.ids import item_hash, user_key
 from schemas.records import SessionDelta
 from schemas.refusal import Refused
 from udfs.online.publisher import PublisherSettings
 from udfs.online.session_learner import LearnerSettings
-from udfs.ranking.live_sessions import session_key
+from udfs.ranking.live_sessions import click_of
 
 JOB = "learn"
 SOURCES = (SESSIONS,)
@@ -75,8 +74,9 @@ class LearnShell(KeyedShell):
                 self._refused += 1  # of this process: the recommend job wrote it, nobody can mend it
                 continue
             assert isinstance(delta, SessionDelta)
-            keys.append(session_key(user_key(delta.tenant, delta.user_id), delta.session_ordinal))
-            hashes.append(item_hash(delta.item_id))
+            key, item = click_of(delta)
+            keys.append(key)
+            hashes.append(item)
         for part in self._kept.learn(np.array(keys, np.uint64), np.array(hashes, np.uint64)):
             yield Row(part.part, encode(part))
         counts = self._kept.learner.counts() | {

@@ -16,11 +16,10 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from flink_jobs.settings import Kafka
 from flink_jobs.wall_clock import wall_clock_ms
 from schemas.codec import Codec
-from schemas.ids import item_hash, user_key
 from schemas.records import SessionDelta
 from schemas.refusal import Refused
 from schemas.topics import SESSIONS
-from udfs.ranking.live_sessions import LiveSessions, session_key
+from udfs.ranking.live_sessions import LiveSessions, click_of
 
 PER_BATCH = 1_000  # some milliseconds: a checkpoint commits ten seconds of records at once
 FIRST_READ_S = 60.0
@@ -111,8 +110,9 @@ class SessionFeed:
                 self.refused += 1
                 continue
             assert isinstance(delta, SessionDelta)
-            keys.append(session_key(user_key(delta.tenant, delta.user_id), delta.session_ordinal))
-            items.append(item_hash(delta.item_id))
+            key, item = click_of(delta)
+            keys.append(key)
+            items.append(item)
             newest_ms = max(newest_ms, delta.event_time)
         if keys:
             self.live.observe(np.array(keys, np.uint64), np.array(items, np.uint64))

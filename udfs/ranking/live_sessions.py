@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from schemas.records import LearntPart
+from schemas.ids import item_hash, user_key
+from schemas.records import LearntPart, SessionDelta
 from udfs.item_factors import INTERACTION_WEIGHTS
 from udfs.kernel_cache import kernel
 from udfs.neighbours.index_arrays import IndexLimits
@@ -49,6 +50,12 @@ def no_sessions(users: int) -> SessionCandidates:
 def session_key(user_key: str, ordinal: int) -> int:
     """Return the 64-bit name of one session of one user (`schemas.ids.user_key`), the ordinal from 1."""
     return xxh3_64_intdigest(f"{user_key}\0{ordinal}")
+
+
+def click_of(delta: SessionDelta) -> tuple[int, int]:
+    """Return the session's name and the item's hash of what one event added."""
+    key = session_key(user_key(delta.tenant, delta.user_id), delta.session_ordinal)
+    return key, item_hash(delta.item_id)
 
 
 def one_session(items: ItemIndex) -> "LiveSessions":
