@@ -154,7 +154,7 @@ def uniform(seed: np.uint64, counter: int) -> float:
 
 
 @kernel
-def _arm_ranks(
+def arm_ranks(
     rank: NDArray[np.int16], user: int, slots: NDArray[np.int32], count: int, out: NDArray[np.int32]
 ) -> None:
     """Write for each arm and finalist its place in the arm's order; `NO_RANK`: the arm does not have it."""
@@ -170,6 +170,16 @@ def _arm_ranks(
                 out[arm, k] = 2 * rank[user, slot, first]
             if rank[user, slot, second] > 0:
                 out[arm, k] = min(out[arm, k], 2 * rank[user, slot, second] + 1)
+
+
+@kernel
+def best_of_arm(places: NDArray[np.int32], taken: NDArray[np.bool_], count: int) -> int:
+    """Return which finalist comes first in an arm's order of those that are left; -1: the arm has none."""
+    pick, best = -1, NO_RANK
+    for k in range(count):
+        if places[k] < best and not taken[k]:
+            pick, best = k, places[k]
+    return pick
 
 
 @kernel
@@ -194,7 +204,7 @@ def _fill(
     for user in range(len(finalists.counts)):
         count = finalists.counts[user]
         scale_scores(scores[user], count, relevance)
-        _arm_ranks(rank, user, finalists.slots, count, arm_rank)
+        arm_ranks(rank, user, finalists.slots, count, arm_rank)
         repeated[:] = 0
         taken[:] = False
         pick[:] = -2  # not known
@@ -207,11 +217,7 @@ def _fill(
             pick[RANKER] = best_marginal(relevance, repeated, taken, count, slot, diversity)
             for arm in range(1, N_ARMS):
                 if pick[arm] == -2 or (pick[arm] >= 0 and taken[pick[arm]]):
-                    pick[arm] = -1
-                    best = NO_RANK
-                    for k in range(count):
-                        if arm_rank[arm, k] < best and not taken[k]:
-                            pick[arm], best = k, arm_rank[arm, k]
+                    pick[arm] = best_of_arm(arm_rank[arm], taken, count)
             left = 1.0
             if new_row >= 0:
                 left = 1.0 - new_items.share

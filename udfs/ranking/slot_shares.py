@@ -14,7 +14,7 @@ from udfs.kernel_cache import kernel
 from udfs.model.bundle import Bundle
 from udfs.ranking.catalogue import CatalogueView
 from udfs.ranking.diversity import best_marginal, scale_scores
-from udfs.ranking.exploration import NO_RANK, RANKER, _arm_ranks
+from udfs.ranking.exploration import RANKER, arm_ranks, best_of_arm
 from udfs.ranking.first_stage import Finalists
 from udfs.ranking.play_shares import N_ARMS, play_probabilities
 from udfs.ranking.rank import RankSettings, prepare
@@ -90,7 +90,7 @@ def _shares(
     for user in range(len(finalists.counts)):
         count = finalists.counts[user]
         scale_scores(scores[user], count, relevance)
-        _arm_ranks(rank, user, finalists.slots, count, arm_rank)
+        arm_ranks(rank, user, finalists.slots, count, arm_rank)
         repeated[:] = 0
         taken[:] = False
         for slot in range(logged.shape[1]):
@@ -99,12 +99,9 @@ def _shares(
                 continue
             best = best_marginal(relevance, repeated, taken, count, slot, diversity)
             for arm in range(N_ARMS):
-                pick = best
-                if arm != RANKER:
-                    lowest = NO_RANK
-                    for k in range(count):
-                        if arm_rank[arm, k] < lowest and not taken[k]:
-                            pick, lowest = k, arm_rank[arm, k]
+                pick = best if arm == RANKER else best_of_arm(arm_rank[arm], taken, count)
+                if pick < 0:
+                    pick = best
                 if pick >= 0 and finalists.rows[user, pick] == wanted:
                     shares[user, slot] += probabilities[user, arm]
             of_shown = category[wanted]
