@@ -13,7 +13,7 @@ PYTHON := $(or $(shell command -v python3.11),$(shell command -v python3),python
 # uv from the path, else this version in an environment of its own, which a sync of .venv leaves alone.
 UV_VERSION := 0.13.8
 UV := $(or $(shell command -v uv),$(VENV)/tools/bin/uv)
-EXTRAS := worker training registry stack serving dev
+EXTRAS := worker training registry stack serving encryption dev
 STAMP := $(VENV)/.installed
 ARGS ?=
 
