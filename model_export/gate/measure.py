@@ -178,10 +178,9 @@ def cpu_us_a_user(bundle: Bundle, later: LaterSessions, settings: RankSettings) 
 def _with_value(figures: Figures, found: ReplayedValue | None) -> Figures:
     if found is None:
         return figures
-    note = f"{found.slots:,} logged slots tell as much as {found.effective:,.0f}"
     if not found.tells:
-        return figures._replace(value_note=note + ": too little")
-    return figures._replace(value=found.reward.value, value_error=found.reward.error, value_note=note)
+        return figures._replace(value_note=f"too little: {found.note}")
+    return figures._replace(value=found.reward.value, value_error=found.reward.error, value_note=found.note)
 
 
 def _mean(values: npt.NDArray[np.float64]) -> float:

@@ -4,6 +4,9 @@ An arm is a source of candidates (`udfs.user_state.SOURCES`), drawn at each slot
 has. What is logged besides is how likely the *item* was: the arms that would have put it there,
 together. Which these were is found again from their probabilities; where two arms were equally likely, either may
 have been meant, and each counts half.
+
+Slots for new items (`udfs.ranking.new_items`) are given by no source, and whichever policy draws sources gives as
+many: they are left out, and what their share left to the slots before is divided out of these slots' propensities.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import numpy.typing as npt
 from schemas.ids import user_key
 from schemas.records import Example, ExampleItem
 from udfs.bandit import PRIOR_ALPHA, PRIOR_BETA, arm_probabilities_batch, posteriors
-from udfs.user_state import SOURCES, StateError, UserState
+from udfs.user_state import NEW, SLOT_SOURCES, SOURCES, StateError, UserState
 
 METRICS: Final = ("reward", "click", "add_to_cart", "purchase", "revenue")
 CONTEXT: Final = 2
@@ -43,7 +46,7 @@ class LoggedSlots(NamedTuple):
     lists, places, arms
         int64 (N,): row of the list, number of the slot, arm that was drawn.
     rewards, propensities
-        float64 (N,).
+        float64 (N,): of the item, where a source fills the slot.
     covers
         float64 (N, K): 1 for arms that would have put the item there, a share where that is not certain.
     explained
@@ -68,7 +71,9 @@ class LoggedSlots(NamedTuple):
     skipped: int
 
 
-def logged_slots(examples: Iterable[Example], metric: str, floor: float) -> LoggedSlots:
+def logged_slots(
+    examples: Iterable[Example], metric: str, floor: float, new_item_share: float = 0.0
+) -> LoggedSlots:
     """Return examples as rounds, each list once.
 
     Parameters
@@ -77,6 +82,8 @@ def logged_slots(examples: Iterable[Example], metric: str, floor: float) -> Logg
         One of `METRICS`: what a slot earned.
     floor
         `model.exploration_floor` of the deployment, for lists of releases that logged no probabilities.
+    new_item_share
+        `model.new_item_share` of the deployment.
 
     Raises
     ------
@@ -91,7 +98,8 @@ def logged_slots(examples: Iterable[Example], metric: str, floor: float) -> Logg
             state = UserState.decode(example.snapshot)
         except StateError:
             continue
-        if all(item.source in _ARMS and item.propensity > 0 for item in example.items):
+        known = all(item.source in SLOT_SOURCES and item.propensity > 0 for item in example.items)
+        if known and any(item.source != NEW for item in example.items):
             states.append(state)
             kept.append(example)
     if not kept:
@@ -108,11 +116,21 @@ def logged_slots(examples: Iterable[Example], metric: str, floor: float) -> Logg
             plays[row] = example.source_probabilities
     numbers: dict[str, int] = {}
     users = [numbers.setdefault(user_key(one.tenant, one.user_id), len(numbers)) for one in kept]
-    slots = [(row, item) for row, example in enumerate(kept) for item in example.items]
+    slots = [(row, item) for row, example in enumerate(kept) for item in example.items if item.source != NEW]
     lists = np.array([row for row, _ in slots], np.int64)
     arms = np.array([_ARMS[item.source] for _, item in slots], np.int64)
+    before_new = np.array([item.slot < _new_slot(kept[row]) for row, item in slots])
     propensities = np.array([item.propensity for _, item in slots])
     covers, explained = _covers(plays[lists], arms, propensities)
+    if new_item_share > 0.0:
+        left = propensities / (1.0 - new_item_share)
+        shared, fits = _covers(plays[lists], arms, left)
+        # A user who could get a new item could at each slot until one stood there; one without could at none.
+        takes = np.bincount(lists, before_new & fits) >= np.bincount(lists, before_new & explained)
+        of_share = before_new & takes[lists]
+        covers = np.where(of_share[:, None], shared, covers)
+        explained = np.where(of_share, fits, explained)
+        propensities = np.where(of_share, left, propensities)
     return LoggedSlots(
         np.array(users, np.int64),
         np.array([one.list_time for one in kept], np.int64),
@@ -142,6 +160,13 @@ def _covers(
     alone = np.zeros_like(plays)
     alone[np.arange(len(arms)), arms] = 1.0
     return np.where(found[:, None] > 0, covers, alone), found > 0
+
+
+def _new_slot(example: Example) -> int:
+    """Return the slot of the list's new item; behind all slots where there is none."""
+    return min(
+        (item.slot for item in example.items if item.source == NEW), default=len(example.items) + 1_000
+    )
 
 
 def _earned(item: ExampleItem, metric: str) -> float:

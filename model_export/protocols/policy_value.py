@@ -163,6 +163,6 @@ def _warnings(found: PolicyValue, log: LoggedSlots) -> tuple[str, ...]:
     if unexplained > 0.001:
         texts.append(
             f"{100 * unexplained:.1f} % of the slots have a propensity that the sources' probabilities do not give: "
-            "a share for new items, or lists of an earlier release under another model.exploration_floor"
+            "lists under another model.new_item_share, or of an earlier release under another model.exploration_floor"
         )
     return tuple(texts)

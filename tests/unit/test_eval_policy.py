@@ -78,6 +78,48 @@ def test_probabilities_that_were_logged_are_taken_and_not_those_of_the_users_own
     assert without.explained.mean() < 0.5
 
 
+def with_new_items(examples: list[Example], share: float, every: int = 3) -> list[Example]:
+    """Give lists a slot for a new item, as `udfs.ranking.new_items` does; users of odd numbers have none left."""
+    rng, made = np.random.default_rng(9), []
+    for one in examples:
+        if int(one.user_id[1:]) % 2:
+            made.append(one)
+            continue
+        at = int(rng.integers(SLOTS + every))
+        items = []
+        for item in one.items:
+            left = 1.0 if item.slot > at else 1.0 - share
+            new = {"source": "new", "propensity": share / 7} if item.slot == at else {}
+            items.append(item._replace(**{"propensity": round(left * item.propensity, 9), **new}))  # type: ignore[arg-type]
+        made.append(one._replace(items=tuple(items)))
+    return made
+
+
+def test_slots_beside_a_share_for_new_items_are_told_to_the_source_and_the_share_is_divided_out() -> None:
+    plain = log(800, logged=True)
+    mixed = with_new_items(plain, 0.1)
+    found = logged_slots(mixed, "reward", FLOOR, 0.1)
+    assert found.explained.all() and found.skipped == 0 and len(found.users) == 800
+    new = {(one.rec_id, item.slot) for one in mixed for item in one.items if item.source == "new"}
+    assert len(new) > 100
+    wanted = logged_slots(
+        [
+            one._replace(items=[item for item in one.items if (one.rec_id, item.slot) not in new])
+            for one in plain
+        ],
+        "reward",
+        FLOOR,
+    )
+    np.testing.assert_allclose(found.propensities, wanted.propensities, atol=2e-9)
+    np.testing.assert_array_equal(found.covers, wanted.covers)
+    np.testing.assert_array_equal(found.rewards, wanted.rewards)
+    untold = logged_slots(mixed, "reward", FLOOR)
+    assert untold.explained.mean() < 0.9
+    assert any(
+        "new_item_share" in text for text in judge(untold, "repeat", "reward", "all", 0).value.warnings
+    )
+
+
 @pytest.fixture(scope="module")
 def logged() -> LoggedSlots:
     return logged_slots(log(6_000, shared=0.0), "reward", FLOOR)

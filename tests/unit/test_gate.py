@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from flink_jobs.settings import Settings, load
 from model_export.gate.calibration import calibration_error
-from model_export.gate.replayed_value import readable, replayed_value
+from model_export.gate.replayed_value import OUTSIDE, readable, replayed_value
 from schemas.ids import item_hash
 from schemas.records import Example, ExampleItem
 from tailrace import model_verdict
@@ -24,14 +24,24 @@ from tailrace.commands.model_gate import gate_bundle
 from tailrace.errors import UserError
 from tailrace.model_switch import Activated
 from tests.gate_shop import USERS, events_file
+from udfs.bandits.shared_posterior import SharedPosterior
 from udfs.model.bundle import Bundle
 from udfs.model.gate import Figures, GateLimits, Verdict, judge
 from udfs.ranking.catalogue import CatalogueView
 from udfs.ranking.features import FEATURE_NAMES
 from udfs.ranking.rank import RankSettings, rank_batch
 from udfs.ranking.slot_shares import slot_shares
+from udfs.user_state import UserState
 
 RANK = RankSettings(exploration_floor=0.05)
+TAUGHT = {
+    "default": SharedPosterior(
+        9,
+        np.array([100.0, 60.0, 60.0, 80.0, 60.0])[:, None, None] * np.eye(3),
+        np.array([10.0, 30.0, 9.0, 40.0, 9.0])[:, None] * np.eye(3)[0],
+    )
+}
+WITH_NEW = dataclasses.replace(RANK, new_item_share=0.1, new_item_weight=5.0)
 GOOD = Figures(100, 0.3, 0.6, 500, 0.1, 300.0, 1_000_000, 0.0)
 
 
@@ -115,12 +125,66 @@ def test_shares_of_a_models_own_lists_are_its_propensities(tmp_path: Path) -> No
     assert turned.sum() < 0.9 * shares.sum()
 
 
-def own_log(bundle: Bundle, users: int = 200) -> list[Example]:
+def test_what_all_users_taught_and_the_share_for_new_items_are_in_a_models_own_propensities(
+    tmp_path: Path,
+) -> None:
+    bundle = make_bundle(tmp_path / "7")
+    taught = own_log(bundle, rank=WITH_NEW, posteriors=TAUGHT)
+    sources = [item.source for one in taught for item in one.items]
+    assert sources.count("new") > 50 and sources.count("repeat") + sources.count("embedding") > 200
+    found = replayed_value(bundle, readable(taught), WITH_NEW, np.random.default_rng(0))
+    earned = np.mean([item.reward for one in taught for item in one.items])
+    assert found.effective == pytest.approx(2_000, rel=1e-6) and found.as_logged == found.lists == 200
+    assert found.reward.value == pytest.approx(earned, rel=1e-6)
+    assert found.note.endswith(OUTSIDE) and "did not log" not in found.note
+
+    silent = [one._replace(source_probabilities=()) for one in taught]
+    without = replayed_value(bundle, silent, WITH_NEW, np.random.default_rng(0))
+    assert without.effective < 1_990 and "200 of 200 lists did not log" in without.note
+    other = replayed_value(bundle, readable(taught), RANK, np.random.default_rng(0))
+    assert other.effective < 1_990, "without a share no slot takes an item that no source has"
+
+
+def test_a_model_that_knows_an_item_well_gives_it_by_its_sources_and_not_by_the_share(tmp_path: Path) -> None:
+    old = make_bundle(tmp_path / "7")
+    items = dataclasses.replace(toy_items(), popularity=np.full(300, 99.0, np.float32))
+    knowing = make_bundle(tmp_path / "8", items, epoch=8)
+    (one,) = [one for one in own_log(old, rank=WITH_NEW, users=40) if one.items[1].source == "new"][:1]
+    logged, shot = one.items[:3], snapshot(UserState.decode(one.snapshot), one.user_id, version=one.version)
+    shares = [
+        slot_shares(
+            bundle,
+            [shot],
+            np.array([[bundle.items.row(item_hash(item.item_id)) for item in logged]], np.int32),
+            CatalogueView(bundle),
+            WITH_NEW,
+        )[0]
+        for bundle in (old, knowing)
+    ]
+    np.testing.assert_allclose(shares[0], [item.propensity for item in logged], atol=1e-8)
+    assert shares[1][0] == pytest.approx(shares[0][0] / (1 - WITH_NEW.new_item_share)), "nothing is new to it"
+    assert shares[1][1] == 0.0
+
+
+def test_slots_behind_one_that_was_not_shown_are_left_out(tmp_path: Path) -> None:
+    (one,) = own_log(make_bundle(tmp_path / "7"), 1)
+    seen = one._replace(items=[item for item in one.items if item.slot != 3])
+    (kept,) = readable([seen])
+    assert [item.slot for item in kept.items] == [0, 1, 2]
+    assert readable([one._replace(items=one.items[2:])]) == []
+
+
+def own_log(
+    bundle: Bundle,
+    users: int = 200,
+    rank: RankSettings = RANK,
+    posteriors: dict[str, SharedPosterior] | None = None,
+) -> list[Example]:
     """Lists of a bundle with what they earned: the first slot always, and the even items' half the time."""
     rng, examples = np.random.default_rng(0), []
     for k in range(users):
         shot = snapshot(toy_state([k, k + 2, k + 5]), f"u{k}", version=f"{k:032}")
-        (ranked,) = rank_batch(bundle, [shot], CatalogueView(bundle), RANK)
+        (ranked,) = rank_batch(bundle, [shot], CatalogueView(bundle), rank, posteriors=posteriors)
         items = []
         for slot, item in enumerate(ranked.items):
             reward = float(slot == 0 or rng.random() < 0.2)
@@ -130,7 +194,7 @@ def own_log(bundle: Bundle, users: int = 200) -> list[Example]:
             )  # fmt: skip
         examples.append(
             Example(ranked.rec_id, "default", f"u{k}", shot.version, NOW_MS, NOW_MS, NOW_MS, EPOCH, "toy", "",
-                    0, tuple(items), shot.state)
+                    0, tuple(items), shot.state, tuple(ranked.source_probabilities))
         )  # fmt: skip
     return examples
 

@@ -53,7 +53,8 @@ def policy(
     if keep_at is not None:
         example_log.keep(examples, keep_at)
     try:
-        log = logged_slots(examples, metric, settings.model.exploration_floor)
+        model = settings.model
+        log = logged_slots(examples, metric, model.exploration_floor, model.new_item_share)
     except ValueError as error:
         raise unusable(error) from error
     try:
