@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from flink_jobs.settings import Settings
-from tailrace import example_log, model_epochs, model_switch, model_verdict
+from tailrace import model_epochs, model_switch, model_verdict
 from tailrace.connections import store
 from tailrace.errors import ExitCode, UserError
-from tailrace.experiment_orders import Standing, order_running, read_running, standing, sum_variants
+from tailrace.experiment_orders import Standing, order_running, read_running
 from tailrace.model_registry import record_switch
+from tailrace.running_standing import RunningStanding
 from udfs.experiments.canary import (
     CANDIDATE,
     PROMOTE,
@@ -80,20 +81,25 @@ def watch(
     *,
     every_s: float = 60.0,
     say: Say = lambda line: None,
-    look: Callable[[Settings, Experiment], Standing] | None = None,
+    look: Callable[[], Standing] | None = None,
     clock: Callable[[], float] = time.time,
     sleep: Callable[[float], None] = time.sleep,
 ) -> CanaryEnd:
     """Look again and again until the canary is decided; it is not ended here, see `end`.
 
     A broker or store that is away for a while does not decide anything: the next look does.
+
+    Parameters
+    ----------
+    look
+        How the experiment stands; None: by the topic of examples, of which each look reads what is new.
     """
-    look = look or _look
+    look = look or RunningStanding(settings, experiment).look
     started_s, looks, last = float(experiment.name.rsplit("-", 1)[1]), 0, None
     while True:
         hours = (clock() - started_s) / HOUR_S
         try:
-            last = look(settings, experiment)
+            last = look()
             looks += 1
         except UserError as error:
             say(f"could not look: {error.what}")
@@ -129,7 +135,3 @@ def plain(found: CanaryEnd) -> dict[str, Any]:
         "lists": {name: sums.lists for name, sums in variants.items()},
         "ctr": {name: sums.value("ctr") for name, sums in variants.items()},
     }
-
-
-def _look(settings: Settings, experiment: Experiment) -> Standing:
-    return standing(experiment, sum_variants(example_log.from_topic(settings)))

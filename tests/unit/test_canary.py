@@ -135,7 +135,7 @@ class World:
     def sleep(self, seconds: float) -> None:
         self.now_s += seconds
 
-    def look(self, _: Settings, experiment: Experiment) -> Standing:
+    def look(self, experiment: Experiment) -> Standing:
         """More users come every hour; now and then the broker is away."""
         hours = (self.now_s - START_S) / 3_600
         self.down += 1
@@ -160,7 +160,7 @@ def run(world: World, settings: Settings, plan: CanaryPlan) -> model_canary.Cana
         plan,
         experiment,
         every_s=3_600.0,
-        look=world.look,
+        look=lambda: world.look(experiment),
         sleep=world.sleep,
         clock=lambda: world.now_s,
     )
