@@ -133,7 +133,9 @@ def encode_served(batch: RankedBatch, texts: BundleTexts, variant: str, served_m
     tenants = Texts.of([snapshot.tenant for snapshot in batch.snapshots])
     user_ids = Texts.of([snapshot.user_id for snapshot in batch.snapshots])
     names = len(snapshots.data) + len(tenants.data) + len(user_ids.data)
-    room = users * (1_024 + len(variant) + slots * (texts.longest_id + 64)) + names
+    list_names = Texts.of(batch.policies.names)
+    per_user = 1_024 + len(variant) + 2 * len(list_names.data) + slots * (texts.longest_id + 64)
+    room = users * per_user + names
     out, out_ends = np.empty(room, np.uint8), np.empty(users, np.int64)
     write_served(
         _SERVED_HEADER,
@@ -156,6 +158,9 @@ def encode_served(batch: RankedBatch, texts: BundleTexts, variant: str, served_m
         ),
         batch.posterior_versions,
         np.ascontiguousarray(batch.source_probabilities).view(np.uint8),
+        list_names,
+        batch.policies.drawn,
+        batch.policies.probabilities.view(np.uint8),
         out,
         out_ends,
     )

@@ -154,6 +154,7 @@ def _as_stored(served: ServedList, meta: Sequence[Any], scored: Sequence[Any]) -
     found = dict(zip(META_FIELDS, [_text(value) for value in meta], strict=True))
     pairs = [(_text(item), float(score)) for item, score in zip(scored[::2], scored[1::2], strict=True)]
     index_mark, session_mark, weights_version, posterior_version = read_marks(found["_mark"])
+    same = found["rec_id"] == served.rec_id
     as_sent = (posterior_version, found["variant"]) == (served.posterior_version, served.variant)
     return served._replace(
         rec_id=found["rec_id"],
@@ -167,7 +168,11 @@ def _as_stored(served: ServedList, meta: Sequence[Any], scored: Sequence[Any]) -
         weights_version=weights_version,
         posterior_version=posterior_version,
         # Not in the store; the same where all that they are made of is.
-        source_probabilities=served.source_probabilities if as_sent else (),
+        source_probabilities=served.source_probabilities
+        if same or (as_sent and not served.list_policy)
+        else (),
+        list_policy=served.list_policy if same else "",
+        list_shares=served.list_shares if same else (),
         items=load_slots(pairs, found["propensities"], found["sources"], found["order"]),
     )
 

@@ -3,16 +3,39 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from flink_jobs.settings_section import Section
+from udfs.bandits.list_policy import ListPolicy, check_list_policies
+from udfs.user_state import SOURCES
+
+
+class ListPolicyTable(Section):
+    """One list policy: a table `[model.list_policies.NAME]`; what is not said is as everywhere else."""
+
+    diversity: float | None = Field(None, ge=0, le=1, description="in place of model.diversity")
+    sources: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict,
+        description="source to its relative share of the slots, in place of the slots' policy",
+    )
+
+    def as_list_policy(self, name: str) -> ListPolicy:
+        """Give it as ranking takes it."""
+        unknown = sorted(set(self.sources) - set(SOURCES))
+        if unknown:
+            raise ValueError(
+                f"list_policies.{name}.sources: wanted names of {', '.join(SOURCES)}, got {unknown}"
+            )
+        shares = tuple(self.sources.get(source, 0.0) for source in SOURCES) if self.sources else ()
+        return ListPolicy(name, self.diversity, shares)
 
 
 class Model(Section):
-    """Where bundles stand and how they rank."""
+    """Where bundles stand and how they rank. A list policy is a table `[model.list_policies.NAME]`."""
 
     root: Path = Field(
         Path(".tailrace/models"), description="<root>/<epoch>/manifest.json; readable by every worker"
@@ -41,6 +64,15 @@ class Model(Section):
     new_item_weight: float = Field(
         20.0, ge=0, description="an item is new while its interactions in training weigh no more, 1 a view"
     )
+    list_policies: dict[str, ListPolicyTable] = Field(
+        default_factory=dict,
+        description="name to what it changes of a list, two to four: each list has one, drawn by what lists have "
+        "earned; empty: no list policies; as a variable: JSON",
+    )
+    list_rule: Literal["thompson", "epsilon_greedy", "ucb1", "linucb", "thompson_linear"] = Field(
+        "thompson", description="how a list's policy is drawn, as `exploration_policy`"
+    )
+    list_floor: float = Field(0.05, ge=0, le=0.22, description="least probability of every list policy")
     rebuy_after_ms: int = Field(86_400_000, description="a bought item is not recommended for this long")
     trusted_keys: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] = Field(
         (),
@@ -59,10 +91,20 @@ class Model(Section):
         "job has learnt; without it such epochs take the neighbours' order",
     )
 
-    @field_validator("trusted_keys", mode="before")
+    @field_validator("trusted_keys", "list_policies", mode="before")
     @classmethod
     def _read_json(cls, value: Any) -> Any:
         return json.loads(value) if isinstance(value, str) else value  # from a variable
+
+    @model_validator(mode="after")
+    def _check_list_policies(self) -> Model:
+        check_list_policies(list_policies(self.list_policies), self.list_rule, self.list_floor)
+        return self
+
+
+def list_policies(tables: Mapping[str, ListPolicyTable]) -> tuple[ListPolicy, ...]:
+    """Give list policies as ranking takes them, in the order of the settings."""
+    return tuple(table.as_list_policy(name) for name, table in tables.items())
 
 
 class Learn(Section):

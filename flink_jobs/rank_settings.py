@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from flink_jobs.model_settings import list_policies
 from flink_jobs.settings import Settings
 from udfs.ranking.rank_settings import RankSettings
 
@@ -20,4 +21,7 @@ def rank_settings(settings: Settings) -> RankSettings:
         shared_credits=model.shared_credits,
         new_item_share=model.new_item_share,
         new_item_weight=model.new_item_weight,
+        list_policies=list_policies(model.list_policies),
+        list_rule=model.list_rule,
+        list_floor=model.list_floor,
     )

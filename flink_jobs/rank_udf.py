@@ -78,7 +78,7 @@ class RankLists(ScalarFunction):
             if model.learnt_sessions:
                 self._weights = WeightsFeed(self._settings.kafka, codec, self._sessions.live.learnt)
         self._posteriors = None
-        if model.shared_credits:
+        if model.shared_credits or model.list_policies:
             self._posteriors = PosteriorFeed(self._settings.kafka, Codec(self._settings.kafka.schema_ids))
         self._rank_settings = rank_settings(self._settings)
         self._worker = f"{os.uname().nodename}-{os.getpid()}"
@@ -248,4 +248,6 @@ def _served_list(batch: RankedBatch, user: int, variant: str) -> ServedList:
         weights_version=ranked.weights_version,
         posterior_version=ranked.posterior_version,
         source_probabilities=ranked.source_probabilities,
+        list_policy=ranked.list_policy,
+        list_shares=ranked.list_shares,
     )

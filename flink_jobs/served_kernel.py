@@ -29,6 +29,9 @@ def write_served(
     numbers: NDArray[np.int64],
     posterior_versions: NDArray[np.int64],
     probabilities: Bytes,
+    list_names: Texts,
+    drawn: NDArray[np.int32],
+    list_probabilities: Bytes,
     out: Bytes,
     out_ends: NDArray[np.int64],
 ) -> None:
@@ -50,6 +53,8 @@ def write_served(
         (U,)
     probabilities
         (U, 8 * sources): the bytes of each float64, little-endian.
+    list_names, drawn, list_probabilities
+        See `DrawnPolicies`; the last as (U, 8 * K) bytes. Without list policies K is 0.
     out, out_ends
         Where to write, with room for all; where each record ends.
     """
@@ -87,6 +92,20 @@ def write_served(
         at = put_long(out, at, np.int64(probabilities.shape[1] // 8))
         for k in range(probabilities.shape[1]):
             out[at] = probabilities[user, k]
+            at += 1
+        out[at] = 0
+        at += 1
+        policies = list_probabilities.shape[1] // 8
+        if policies:
+            at = put_string(out, at, list_names, drawn[user])
+            at = put_long(out, at, np.int64(policies))
+            for policy in range(policies):
+                at = put_string(out, at, list_names, policy)
+                for k in range(8):
+                    out[at + k] = list_probabilities[user, 8 * policy + k]
+                at += 8
+        else:
+            out[at] = 0
             at += 1
         out[at] = 0
         at += 1

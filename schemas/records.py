@@ -75,6 +75,13 @@ class ServedItem(NamedTuple):
     propensity: float
 
 
+class ListShare(NamedTuple):
+    """A list policy and the probability with which it was drawn."""
+
+    policy: str
+    probability: float
+
+
 class ServedList(NamedTuple):
     """One recommendation list as it was stored for readers."""
 
@@ -94,6 +101,8 @@ class ServedList(NamedTuple):
     weights_version: int = 0
     posterior_version: int = 0
     source_probabilities: Sequence[float] = ()
+    list_policy: str = ""
+    list_shares: Sequence[ListShare] = ()
 
 
 class SessionDelta(NamedTuple):
@@ -189,6 +198,8 @@ class Example(NamedTuple):
     items: Sequence[ExampleItem]
     snapshot: bytes
     source_probabilities: Sequence[float] = ()
+    list_policy: str = ""
+    list_shares: Sequence[ListShare] = ()
 
 
 class ModelPointer(NamedTuple):
@@ -328,9 +339,10 @@ MESSAGES: Final[dict[str, type[Record]]] = {
     "Posterior": Posterior,
 }
 # ... and of the records inside them.
-PARTS: Final[dict[str, type[EventItem | ServedItem | ExampleItem | ArmPosterior]]] = {
+PARTS: Final[dict[str, type[EventItem | ServedItem | ListShare | ExampleItem | ArmPosterior]]] = {
     "EventItem": EventItem,
     "ServedItem": ServedItem,
+    "ListShare": ListShare,
     "ExampleItem": ExampleItem,
     "ArmPosterior": ArmPosterior,
 }

@@ -19,7 +19,17 @@ from udfs.step import Position as Position
 from udfs.step import Step as Step
 from udfs.step import Urgency as Urgency
 from udfs.user_action import CODES, IMPRESSION, INTERACTIONS, MAX_COUNT, SEARCH, VIEW, apply_action
-from udfs.user_state import EMPTY, EVENT_TYPES, MAX_EVENT_IDS, MAX_PENDING, MAX_SEEN, NEW, SOURCES, UserState
+from udfs.user_state import (
+    EMPTY,
+    EVENT_TYPES,
+    LIST_POLICY,
+    MAX_EVENT_IDS,
+    MAX_PENDING,
+    MAX_SEEN,
+    NEW,
+    SOURCES,
+    UserState,
+)
 from udfs.user_vector import refresh_embedding
 
 WAKE_MARGIN_MS: Final = 8 * 86_400_000
@@ -144,7 +154,7 @@ class UserLogic:
             return Step(None, counts=("credit_without_user",))
         arm = _ARMS.get(credit.arm)
         if arm is None:
-            return Step(state, counts=("credited_new" if credit.arm == NEW else "unknown_arm",))
+            return Step(state, counts=(_of_nobody(credit.arm),))
         credit_id = event_hash(credit.credit_id)
         if find(state.event_ids, credit_id) >= 0:
             return Step(state, counts=("duplicate",))
@@ -220,3 +230,10 @@ class UserLogic:
             pending_seconds=pending_seconds,
             event_ids=event_ids,
         )
+
+
+def _of_nobody(arm: str) -> str:
+    """Return how a credit is counted that changes no user: what it says counts for all of them together."""
+    if arm.startswith(LIST_POLICY):
+        return "credited_list"
+    return "credited_new" if arm == NEW else "unknown_arm"

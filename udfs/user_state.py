@@ -17,6 +17,8 @@ SOURCES: Final = ("ranker", "embedding", "neighbours", "repeat", "popular")
 NEW: Final = "new"
 """Source of a slot that the share of new items took; no arm of a user."""
 SLOT_SOURCES: Final = (*SOURCES, NEW)
+LIST_POLICY: Final = "list:"
+"""Before the name of a list policy: its arm in credits and in the shared posterior; no arm of a user."""
 PERSONALIZATION: Final = CONSENTS.index("personalization")
 
 MAX_INTERACTIONS: Final = 50

@@ -9,7 +9,7 @@ from store_server import StoreServer
 
 from flink_jobs import list_store
 from flink_jobs.list_store import EraseEntry, ListEntry, ListStore, StoreUnavailable, connect
-from schemas.records import ServedItem, ServedList
+from schemas.records import ListShare, ServedItem, ServedList
 from schemas.redis_keys import format_version, stats_key, user_keys
 from schemas.stored_list import META_FIELDS
 
@@ -125,6 +125,16 @@ def test_an_equal_version_keeps_and_returns_the_stored_list(store, store_url, st
     (outcome,) = later.put([other])
     assert outcome == ("equal", served(served_time=NOW_MS))
     assert everything(store_client) == before
+
+
+def test_a_list_sent_again_keeps_its_list_policy_and_another_s_is_not_logged_in_its_place(store):
+    drawn = {"list_policy": "b", "list_shares": (ListShare("plain", 0.25), ListShare("b", 0.75))}
+    probabilities = {"source_probabilities": (0.2,) * 5}
+    store.put([entry(**drawn, **probabilities)])
+    (again,) = store.put([entry(**drawn, **probabilities)])
+    assert again == ("equal", served(**drawn, **probabilities, served_time=NOW_MS))
+    (other,) = store.put([entry(**drawn, **probabilities, rec_id="other")])
+    assert other == ("equal", served(served_time=NOW_MS)), "neither its policy nor the sources' probabilities"
 
 
 def test_an_empty_list_is_a_list(store, store_client):

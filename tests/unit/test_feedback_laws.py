@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from user_examples import DAY, HOUR, MINUTE, SECOND, T0, event
 
-from schemas.records import Control, Credit, Event, EventItem, Example, ServedItem, ServedList
+from schemas.records import Control, Credit, Event, EventItem, Example, ListShare, ServedItem, ServedList
 from udfs.feedback.feedback_logic import FeedbackLogic
 from udfs.feedback.feedback_state import (
     MAX_LISTS,
@@ -26,6 +26,7 @@ from udfs.feedback.showing import items_of
 RULES = FeedbackRules(superseded_ms=HOUR)  # the histories show older lists, too
 LOGIC = FeedbackLogic(RULES)
 ITEMS = tuple(f"item-{number}" for number in range(6))
+LIST_POLICIES = {"r0": "plain", "r2": "b"}
 END = T0 + 100 * DAY
 thorough = settings(
     max_examples=80, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
@@ -43,7 +44,12 @@ class Arrival(NamedTuple):
 def served(rec_id: str, items: tuple[str, ...], at_ms: int, snapshot: bytes = b"state") -> ServedList:
     sources = ("ranker", "popular")
     slots = tuple(ServedItem(item, 1.0 - n, sources[n % 2], 0.9 - 0.1 * n) for n, item in enumerate(items))
-    return ServedList(rec_id, "default", "u1", "v1", at_ms, at_ms + 90, 3, "m", "exp=b", 17, slots, snapshot)
+    made = ServedList(rec_id, "default", "u1", "v1", at_ms, at_ms + 90, 3, "m", "exp=b", 17, slots, snapshot)
+    if rec_id in LIST_POLICIES:  # of others it was not logged, or there was none
+        made = made._replace(
+            list_policy=LIST_POLICIES[rec_id], list_shares=(ListShare("plain", 0.75), ListShare("b", 0.25))
+        )
+    return made
 
 
 @st.composite

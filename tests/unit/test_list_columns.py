@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from schemas.codec import decode
 from schemas.encoder import write_long
 from schemas.records import ServedList
 from schemas.redis_keys import user_keys
+from udfs.bandits.list_policy import ListPolicy
 from udfs.model.bundle import Bundle
 from udfs.ranking.catalogue import CatalogueView
 from udfs.ranking.rank import RankSettings, rank_columns
@@ -35,7 +37,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return make_bundle(tmp_path_factory.mktemp("bundles") / "7")
 
 
-def batch_of(bundle: Bundle, snapshots: list[Snapshot], **how: float) -> RankedBatch:
+def batch_of(bundle: Bundle, snapshots: list[Snapshot], **how: Any) -> RankedBatch:
     return rank_columns(bundle, snapshots, CatalogueView(bundle), RankSettings(candidates=100, **how))
 
 
@@ -67,6 +69,7 @@ def served_list(batch: RankedBatch, user: int, variant: str, served_ms: int) -> 
         ranked.rec_id, ranked.tenant, ranked.user_id, ranked.version, ranked.at_ms, served_ms, ranked.epoch,
         ranked.model_version, variant, ranked.index_mark, ranked.items, batch.snapshots[user].state,
         ranked.session_mark, ranked.weights_version, ranked.posterior_version, ranked.source_probabilities,
+        ranked.list_policy, ranked.list_shares,
     )  # fmt: skip
 
 
@@ -112,6 +115,7 @@ def as_values(groups: list[list[bytes]]) -> list[object]:
         {"list_size": 40},
         {"diversity": 0.0},
         {"new_item_share": 0.2, "new_item_weight": 1e9},
+        {"list_policies": (ListPolicy("plain"), ListPolicy("spread", diversity=0.5))},
     ],
 )
 def test_a_batch_for_the_store_says_what_each_entry_says(bundle, variant, how):
@@ -138,15 +142,23 @@ def test_a_batch_for_the_store_says_what_each_entry_says(bundle, variant, how):
         assert orders < len(batch.snapshots), "a list in the order of its scores says no order"
 
 
-@pytest.mark.parametrize("variant", ["", "blue"])
-def test_the_records_of_a_batch_read_back_as_each_list(bundle, variant):
-    batch = batch_of(bundle, some_users(bundle), new_item_share=0.2, new_item_weight=1e9)
+@pytest.mark.parametrize(
+    ("variant", "how"),
+    [
+        ("", {"new_item_share": 0.2, "new_item_weight": 1e9}),
+        ("blue", {"new_item_share": 0.2, "new_item_weight": 1e9}),
+        ("", {"list_policies": (ListPolicy("plain"), ListPolicy("b", 0.5), ListPolicy("c", 0.9))}),
+    ],
+)
+def test_the_records_of_a_batch_read_back_as_each_list(bundle, variant, how):
+    batch = batch_of(bundle, some_users(bundle), **how)
     batch = batch._replace(posterior_versions=np.arange(len(batch.snapshots)))
     records = encode_served(batch, BundleTexts.of(bundle), variant, NOW_MS)
     for user, record in enumerate(records):
         wanted = served_list(batch, user, variant, NOW_MS)
         found = decode("ServedList", record)
         assert found._replace(items=list(found.items)) == wanted
+        assert [share.policy for share in found.list_shares] == list(batch.policies.names)
 
 
 def test_a_list_of_nothing_is_written_too(bundle):

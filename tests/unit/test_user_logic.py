@@ -370,6 +370,8 @@ def test_a_credit_moves_its_arm_once_and_makes_no_profile():
         step.state, counts=("duplicate",)
     )
     assert LOGIC.on_credit(state, credit("c1", "oracle"), POSITION) == Step(state, counts=("unknown_arm",))
+    for arm, counted in (("new", "credited_new"), ("list:plain", "credited_list")):
+        assert LOGIC.on_credit(state, credit("c1", arm), POSITION) == Step(state, counts=(counted,))
 
 
 def test_erasure_and_withdrawn_consent_delete_state_and_lists():

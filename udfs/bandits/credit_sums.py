@@ -14,14 +14,17 @@ from typing import Final, NamedTuple
 from schemas.records import ArmPosterior, Credit
 from udfs.bandits.evidence import held
 from udfs.bandits.user_context import LENGTH, UNITS
-from udfs.user_state import SLOT_SOURCES
+from udfs.user_state import LIST_POLICY, SLOT_SOURCES
 
 VERSION: Final = 1
 DAY_MS: Final = 86_400_000
 KEPT_DAYS: Final = 90
 """Older credits are forgotten: with a half-life of two weeks they would weigh 1.2 %."""
-MAX_BYTES: Final = 65_536
-"""Of a tenant: `KEPT_DAYS` days of six arms, 90 bytes each at most, and the header."""
+LIST_POLICIES: Final = 8
+"""List policies kept of a day: more than there may be at once, for a day on which they are changed."""
+MAX_NAME_BYTES: Final = 24
+MAX_BYTES: Final = 131_072
+"""Of a tenant: `KEPT_DAYS` days of six sources and the list policies, 105 bytes each at most, and the header."""
 _REWARD_UNITS: Final = 1 << 20
 _SQUARES: Final = LENGTH * (LENGTH + 1) // 2
 _SUMS: Final = _SQUARES + LENGTH
@@ -54,7 +57,8 @@ class CreditSums(NamedTuple):
     def add(self, credits: Iterable[Credit]) -> CreditSums:
         """Return the sums with some credits more, each of which the caller gives once.
 
-        One of an arm that is none of `SLOT_SOURCES` is left out; one without a context counts as of a new user.
+        One of an arm that is neither of `SLOT_SOURCES` nor a list policy is left out; one without a context counts as
+        of a new user.
 
         Examples
         --------
@@ -64,7 +68,7 @@ class CreditSums(NamedTuple):
         """
         sums, count = dict(self.of_days), self.credits
         for credit in credits:
-            if credit.arm not in SLOT_SOURCES:
+            if not _is_arm(credit.arm):
                 continue
             x = credit.context if len(credit.context) == LENGTH else (UNITS, 0, 0)
             reward = round(held(credit.reward) * _REWARD_UNITS)
@@ -139,6 +143,20 @@ class CreditSums(NamedTuple):
 
 
 def _kept(sums: dict[tuple[int, str], tuple[int, ...]], credits: int) -> CreditSums:
-    """Forget by the newest day: the same whenever it is done."""
+    """Forget by the newest day, and list policies beyond a day's first by name: the same whenever it is done."""
     newest = max((day for day, _ in sums), default=0)
-    return CreditSums({place: one for place, one in sums.items() if place[0] > newest - KEPT_DAYS}, credits)
+    kept = {place: one for place, one in sums.items() if place[0] > newest - KEPT_DAYS}
+    named: dict[int, list[str]] = {}
+    for day, arm in kept:
+        if arm.startswith(LIST_POLICY):
+            named.setdefault(day, []).append(arm)
+    for day, arms in named.items():
+        for arm in sorted(arms)[LIST_POLICIES:]:
+            del kept[day, arm]
+    return CreditSums(kept, credits)
+
+
+def _is_arm(name: str) -> bool:
+    return name in SLOT_SOURCES or (
+        name.startswith(LIST_POLICY) and len(LIST_POLICY) < len(name.encode()) <= MAX_NAME_BYTES
+    )

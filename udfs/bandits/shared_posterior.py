@@ -5,7 +5,7 @@ The users' evidence is a prior of each user's own, not the last word: it is scal
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from schemas.records import Posterior
 from udfs.bandits.evidence import Evidence
 from udfs.bandits.linear_arms import LinearArms
 from udfs.bandits.user_context import LENGTH
+from udfs.user_state import LIST_POLICY
 
 _UPPER = np.triu_indices(LENGTH)
 
@@ -30,11 +31,14 @@ class SharedPosterior(NamedTuple):
         float64 (K, 3, 3): sum of x x' over contexts.
     rewards
         float64 (K, 3): sum of reward times x.
+    lists
+        Name of a list policy → the same two sums of it.
     """
 
     version: int
     squares: NDArray[np.float64]
     rewards: NDArray[np.float64]
+    lists: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
 
     @classmethod
     def of(cls, record: Posterior, names: Sequence[str]) -> SharedPosterior:
@@ -43,7 +47,7 @@ class SharedPosterior(NamedTuple):
         Parameters
         ----------
         names
-            The K arms; others of the record are left out.
+            The K arms; others of the record are left out, but for list policies.
 
         Raises
         ------
@@ -51,6 +55,7 @@ class SharedPosterior(NamedTuple):
             For sums of another length or that are not finite, for more reward than credits, or less than none.
         """
         squares, rewards = np.zeros((len(names), LENGTH, LENGTH)), np.zeros((len(names), LENGTH))
+        lists = {}
         for one in record.arms:
             if len(one.squares) != len(_UPPER[0]) or len(one.rewards) != LENGTH:
                 got = f"{len(one.squares)} and {len(one.rewards)}"
@@ -66,7 +71,17 @@ class SharedPosterior(NamedTuple):
                 arm = names.index(one.arm)
                 squares[arm][_UPPER] = squares[arm].T[_UPPER] = one.squares
                 rewards[arm] = one.rewards
-        return cls(record.version, squares, rewards)
+            elif one.arm.startswith(LIST_POLICY):
+                whole = np.zeros((LENGTH, LENGTH))
+                whole[_UPPER] = whole.T[_UPPER] = one.squares
+                lists[one.arm.removeprefix(LIST_POLICY)] = whole, np.array(one.rewards, np.float64)
+        return cls(record.version, squares, rewards, lists)
+
+    def of_list_policies(self, names: Sequence[str]) -> SharedPosterior:
+        """Return the sums of some list policies as those of arms, in the order of their names."""
+        nothing = np.zeros((LENGTH, LENGTH)), np.zeros(LENGTH)
+        squares, rewards = zip(*(self.lists.get(name, nothing) for name in names), strict=True)
+        return SharedPosterior(self.version, np.stack(squares), np.stack(rewards))
 
     def evidence(self, most: float) -> Evidence:
         """Return the arms' evidence for a policy without contexts.

@@ -104,7 +104,8 @@ class FeedbackLogic:
         )
         known = next((one for one in done.state.lists if one.rec == rec), None)
         if known is not None:
-            if data < known.served:  # sent twice, written differently: the same one whichever came first
+            # Sent twice, written differently: the same one whichever came first, and rather one that tells more.
+            if data > known.served:
                 lists = tuple(one for one in done.state.lists if one is not known)
                 kept = kept._replace(credited=known.credited)
                 done = done._replace(state=done.state._replace(lists=tuple(sorted((*lists, kept)))))

@@ -30,7 +30,7 @@ def join(
         As those of the logic.
     """
     by_id: dict[str, ServedList] = {}
-    for one in sorted(lists, key=encode, reverse=True):
+    for one in sorted(lists, key=encode):
         by_id[one.rec_id] = one
     known = {event.event_id: (event, at_ms) for event, at_ms in events}
     shown: dict[str, list[tuple[Event, int]]] = {rec_id: [] for rec_id in by_id}
@@ -97,6 +97,9 @@ def join(
         for source in {slot.source for slot in early}:
             rewards = [slot.reward for slot in early if slot.source == source]
             credits.add((rec_id, source, sum(rewards) / len(rewards), start_ms + rules.credit_ms))
+        if early and served.list_policy:
+            whole = min(1.0, sum(slot.reward for slot in early))
+            credits.add((rec_id, f"list:{served.list_policy}", whole, start_ms + rules.credit_ms))
         final = slots(start_ms + rules.longest_ms)
         if final:
             settled_ms = start_ms + rules.longest_ms + rules.skew_ms + rules.lateness_ms
@@ -179,4 +182,6 @@ def _example(served: ServedList, shown_ms: int, settled_ms: int, items: tuple[Ex
         items,
         served.snapshot,
         served.source_probabilities,
+        served.list_policy,
+        served.list_shares,
     )

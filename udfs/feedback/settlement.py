@@ -29,7 +29,7 @@ from udfs.feedback.feedback_state import MAX_SETTLED, FeedbackState, KeptList, S
 from udfs.feedback.outcome import NO_LIST, Outcome
 from udfs.feedback.rules import KINDS, FeedbackRules
 from udfs.feedback.showing import Showing, first_shown
-from udfs.user_state import StateError, UserState
+from udfs.user_state import LIST_POLICY, StateError, UserState
 
 # In this order what is due at one moment.
 _CHECK: Final = 0
@@ -162,6 +162,8 @@ def close(state: FeedbackState, rec: int, at_ms: int, rules: FeedbackRules) -> S
         items,
         served.snapshot,
         served.source_probabilities,
+        served.list_policy,
+        served.list_shares,
     )
     after = FeedbackState(  # what is due next is not known
         tuple(one for one in state.lists if one.rec != rec),
@@ -211,27 +213,32 @@ def _check(state: FeedbackState, key: tuple[int, ...], rules: FeedbackRules) -> 
 
 
 def _credit(state: FeedbackState, kept: KeptList, rules: FeedbackRules) -> Settlement:
-    """Give each source of a list the mean reward of its slots that were shown."""
+    """Give each source of a list the mean reward of its slots that were shown, and its list policy their sum."""
     showing = _showing(state, kept.rec)
     until_ms = showing.first_ms + rules.credit_ms
     served = cast(ServedList, decode("ServedList", kept.served))
     rewards: dict[str, list[float]] = {}
+    earned_by_list: list[float] = []
     for slot, _, outcomes, removals in _slots(state, kept, showing, until_ms, rules):
         reward = earned(outcomes, removals, until_ms, rules).reward
         rewards.setdefault(served.items[slot].source, []).append(reward)
+        earned_by_list.append(reward)
+    arms = {source: sum(found) / len(found) for source, found in rewards.items()}
+    if served.list_policy and earned_by_list:
+        arms[LIST_POLICY + served.list_policy] = min(1.0, sum(earned_by_list))
     context = _context(served.snapshot)
     credits = tuple(
         Credit(
             served.tenant,
             served.user_id,
             served.rec_id,
-            source,
-            sum(found) / len(found),
+            arm,
+            reward,
             until_ms,
-            xxh3_64_hexdigest(f"{served.tenant}\0{served.user_id}\0{served.rec_id}\0{source}"),
+            xxh3_64_hexdigest(f"{served.tenant}\0{served.user_id}\0{served.rec_id}\0{arm}"),
             context,
         )
-        for source, found in sorted(rewards.items())
+        for arm, reward in sorted(arms.items())
     )
     lists = tuple(one._replace(credited=True) if one.rec == kept.rec else one for one in state.lists)
     return Settlement(state._replace(lists=lists), (), credits)

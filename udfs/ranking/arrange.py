@@ -10,6 +10,7 @@ from udfs.bandits.shared_posterior import SharedPosterior
 from udfs.model.bundle import Bundle
 from udfs.ranking.catalogue import CatalogueView
 from udfs.ranking.exploration import Lists, fill_slots, list_seed
+from udfs.ranking.list_policies import DrawnPolicies, apply_list_policies, draw_list_policies
 from udfs.ranking.new_items import find_new_items
 from udfs.ranking.play_shares import play_probabilities
 from udfs.ranking.prepare import Prepared
@@ -24,6 +25,7 @@ class Arranged(NamedTuple):
     probabilities: NDArray[np.float64]  # (U, 5), of each arm
     posterior_versions: NDArray[np.int64]  # (U,); 0: none
     seeds: list[int]
+    policies: DrawnPolicies
 
 
 def arrange(
@@ -53,15 +55,26 @@ def arrange(
         As for `udfs.ranking.rank.rank_columns`.
     """
     seeds = [list_seed(snapshot.key, snapshot.version, bundle.epoch) for snapshot in snapshots]
+    numbers = np.array(seeds, np.uint64)
     shared: list[SharedPosterior | None] = []
-    if posteriors and settings.shared_credits:
+    if posteriors and (settings.shared_credits or settings.list_policies):
         shared = [posteriors.get(snapshot.tenant) for snapshot in snapshots]
     probabilities = play_probabilities(
         prepared.states,
         settings.exploration_floor,
         settings.exploration_policy,
-        shared,
+        shared if settings.shared_credits else (),
         settings.shared_credits,
+    )
+    policies = draw_list_policies(
+        settings.list_policies, settings.list_rule, settings.list_floor, prepared.states, shared, numbers
+    )
+    probabilities, diversity = apply_list_policies(
+        settings.list_policies,
+        policies.drawn,
+        probabilities,
+        settings.diversity,
+        settings.exploration_floor,
     )
     new_items = find_new_items(
         catalogue,
@@ -77,10 +90,10 @@ def arrange(
         prepared.candidates,
         prepared.finalists,
         probabilities,
-        np.array(seeds, np.uint64),
-        settings.diversity,
+        numbers,
+        diversity,
         settings.list_size,
         new_items,
     )
     versions = [0 if one is None else one.version for one in shared] or [0] * len(snapshots)
-    return Arranged(lists, probabilities, np.array(versions, np.int64), seeds)
+    return Arranged(lists, probabilities, np.array(versions, np.int64), seeds, policies)

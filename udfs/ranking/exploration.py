@@ -95,7 +95,7 @@ def fill_slots(
     finalists: Finalists,
     probabilities: NDArray[np.float64],
     seeds: NDArray[np.uint64],
-    diversity: float,
+    diversity: float | NDArray[np.float64],
     list_size: int,
     new_items: NewItems | None = None,
 ) -> Lists:
@@ -114,7 +114,7 @@ def fill_slots(
     seeds
         uint64 (U,)
     diversity
-        Weight of category repetition.
+        Weight of category repetition, of all lists or float64 (U,).
     list_size
         L.
     new_items
@@ -136,7 +136,7 @@ def fill_slots(
         finalists,
         probabilities,
         seeds,
-        diversity,
+        np.full(users, diversity, np.float64),
         _NO_NEW_ITEMS if new_items is None else new_items,
         lists,
     )
@@ -190,7 +190,7 @@ def _fill(
     finalists: Finalists,
     probabilities: NDArray[np.float64],
     seeds: NDArray[np.uint64],
-    diversity: float,
+    diversity: NDArray[np.float64],
     new_items: NewItems,
     lists: Lists,
 ) -> None:
@@ -214,7 +214,7 @@ def _fill(
             draw = uniform(seeds[user], _NEW_ITEM_DRAW)
             new_row, eligible = draw_new_item(new_items, user, finalists.rows[user], count, draw, left_out)
         for slot in range(filled):
-            pick[RANKER] = best_marginal(relevance, repeated, taken, count, slot, diversity)
+            pick[RANKER] = best_marginal(relevance, repeated, taken, count, slot, diversity[user])
             for arm in range(1, N_ARMS):
                 if pick[arm] == -2 or (pick[arm] >= 0 and taken[pick[arm]]):
                     pick[arm] = best_of_arm(arm_rank[arm], taken, count)

@@ -15,6 +15,7 @@ from udfs.bandits.shared_posterior import SharedPosterior
 from udfs.model.bundle import Bundle
 from udfs.ranking.arrange import arrange
 from udfs.ranking.catalogue import CatalogueView
+from udfs.ranking.list_policies import DrawnPolicies
 from udfs.ranking.prepare import Prepared as Prepared
 from udfs.ranking.prepare import SessionSource as SessionSource
 from udfs.ranking.prepare import prepare as prepare
@@ -127,7 +128,8 @@ def rank_columns(
         np.asarray(np.round(slot_scores.astype(np.float64), SCORE_DECIMALS), np.float64),
         lists.arms,
         np.maximum(np.round(lists.propensity, PROPENSITY_DECIMALS), LEAST_PROPENSITY),
-        _rec_ids(arranged.seeds, bundle, catalogue.mark, rows, lists.counts, versions),
+        _rec_ids(arranged.seeds, bundle, catalogue.mark, rows, lists.counts, versions, arranged.policies),
+        arranged.policies,
     )
 
 
@@ -138,8 +140,9 @@ def _rec_ids(
     rows: NDArray[np.int32],
     counts: NDArray[np.int32],
     posterior_versions: NDArray[np.int64],
+    policies: DrawnPolicies,
 ) -> list[str]:
-    """Return the id of each list: the hash of seed, epoch, index mark, items and shared posterior."""
+    """Return the id of each list: the hash of seed, epoch, index mark, items, shared posterior and list policy."""
     hashes = bundle.items.columns.hashes[rows].tobytes()
     width = 8 * rows.shape[1]
     return [
@@ -147,6 +150,7 @@ def _rec_ids(
             _REC_ID.pack(seed, bundle.epoch, mark, count)
             + hashes[user * width : user * width + 8 * count]
             + (version.to_bytes(8, "little") if version else b"")
+            + policies.name_of(user).encode()
         )
         for user, (seed, count, version) in enumerate(
             zip(seeds, counts.tolist(), posterior_versions.tolist(), strict=True)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from udfs.bandits.list_policy import ListPolicy, check_list_policies
 from udfs.bandits.policy import SERVED
 from udfs.ranking.new_items import MAX_SHARE
 from udfs.ranking.play_shares import SHARED_CREDITS, THOMPSON
@@ -15,7 +16,8 @@ class RankSettings:
     `exploration_floor` the least probability of each of the five arms, `rebuy_after_ms` for how long a bought
     item is not shown. `exploration_policy` decides between the arms, `shared_credits` is what the evidence of all
     users counts for at an arm; `new_item_share` of the slots take an item whose interactions in training weigh at
-    most `new_item_weight`.
+    most `new_item_weight`. Of `list_policies` each list has one, drawn by `list_rule` with at least `list_floor`;
+    empty: lists are made as everything else says.
     """
 
     candidates: int = 200
@@ -28,6 +30,9 @@ class RankSettings:
     shared_credits: float = SHARED_CREDITS
     new_item_share: float = 0.0
     new_item_weight: float = 20.0
+    list_policies: tuple[ListPolicy, ...] = ()
+    list_rule: str = THOMPSON
+    list_floor: float = 0.05
 
     def __post_init__(self) -> None:
         if not 1 <= self.list_size <= self.finalists <= self.candidates <= 10_000:
@@ -43,3 +48,4 @@ class RankSettings:
             )
         if not 0.0 <= self.new_item_share <= MAX_SHARE:
             raise ValueError(f"new_item_share: wanted 0 to {MAX_SHARE}, got {self.new_item_share}")
+        check_list_policies(self.list_policies, self.list_rule, self.list_floor)

@@ -6,9 +6,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.records import ServedItem
+from schemas.records import ListShare, ServedItem
 from udfs.model.bundle import Bundle
 from udfs.ranking.history import History
+from udfs.ranking.list_policies import DrawnPolicies
 from udfs.ranking.snapshot import Snapshot, StateColumns
 from udfs.user_state import SLOT_SOURCES
 
@@ -33,6 +34,8 @@ class Ranked(NamedTuple):
     weights_version: int
     posterior_version: int
     source_probabilities: tuple[float, ...]
+    list_policy: str
+    list_shares: tuple[ListShare, ...]
 
 
 class RankedBatch(NamedTuple):
@@ -57,6 +60,7 @@ class RankedBatch(NamedTuple):
     arms: NDArray[np.int32]
     propensity: NDArray[np.float64]
     rec_ids: list[str]
+    policies: DrawnPolicies
 
     def list_of(self, user: int) -> Ranked:
         """Return one user's list as a record."""
@@ -85,6 +89,8 @@ class RankedBatch(NamedTuple):
             self.weights_version,
             int(self.posterior_versions[user]),
             tuple(self.source_probabilities[user].tolist()),
+            self.policies.name_of(user),
+            tuple(map(ListShare, self.policies.names, self.policies.probabilities[user].tolist())),
         )
 
     def lists(self) -> list[Ranked]:
