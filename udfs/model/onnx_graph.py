@@ -54,8 +54,15 @@ class OnnxGraph:
         return self.operators <= ROW_EXACT_OPERATORS
 
 
-def read_graph(model: bytes) -> OnnxGraph:
+def read_graph(model: bytes, allowed: frozenset[str] = ALLOWED_OPERATORS) -> OnnxGraph:
     """Walk a serialised ModelProto.
+
+    Parameters
+    ----------
+    model
+        Its bytes.
+    allowed
+        The operators that it may have.
 
     Raises
     ------
@@ -75,7 +82,7 @@ def read_graph(model: bytes) -> OnnxGraph:
             )
     if graphs != 1 or not operators:
         raise BundleRefused("ranker", f"ONNX: wanted one graph with nodes, got {graphs} graphs")
-    refused = sorted(operators - ALLOWED_OPERATORS)
+    refused = sorted(operators - allowed)
     if refused:
         raise BundleRefused("operators", f"ONNX: not on the allow-list: {', '.join(refused)}")
     return OnnxGraph(frozenset(operators))

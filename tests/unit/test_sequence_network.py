@@ -1,0 +1,160 @@
+"""The sequential network: its graph against a readable pass, its refusals, and what it reads and brings."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from bundles import snapshot, toy_items, toy_state
+
+from model_export.gru import GruWeights, gru_graph, reference_state
+from model_export.interactions import Interactions
+from model_export.sequence_pieces import cut_pieces, pieces_of
+from model_export.sequence_training import FittedSequence, SequenceSettings, fit_sequence
+from schemas.ids import item_hash
+from udfs.model.refusal import BundleRefused
+from udfs.ranking.item_index import ItemIndex
+from udfs.ranking.retrieval import find_history
+from udfs.ranking.sequence_network import GROUP, LENGTH, SequenceNetwork
+from udfs.ranking.sequence_source import SequenceSource, read_tokens
+from udfs.ranking.snapshot import decode_states
+
+KNOWN, WIDTH = 30, 8
+
+
+def tiny_weights(seed: int = 0, known: int = KNOWN) -> GruWeights:
+    """Draw a network that nobody trained."""
+    rng = np.random.default_rng(seed)
+    shapes = (known + 1, WIDTH), (3 * WIDTH, WIDTH), (3 * WIDTH, WIDTH), (3 * WIDTH,), (3 * WIDTH,)
+    weights = GruWeights(*((0.5 * rng.standard_normal(shape)).astype(np.float32) for shape in shapes))
+    weights.table[0] = 0.0
+    return weights
+
+
+def tiny_network(rows: np.ndarray, items: int) -> SequenceNetwork:
+    weights = tiny_weights(known=len(rows))
+    return SequenceNetwork(gru_graph(weights), rows.astype(np.int32), weights.table[1:], items)
+
+
+def users_of(count: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Draw what users did last: tokens (U, 20) and how many."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, LENGTH + 1, count).astype(np.int32)
+    tokens = rng.integers(1, KNOWN + 1, (count, LENGTH))
+    return np.where(np.arange(LENGTH) < lengths[:, None], tokens, 0), lengths
+
+
+def test_the_graph_answers_what_the_readable_pass_answers() -> None:
+    weights = tiny_weights()
+    tokens, lengths = users_of(2 * GROUP + 5)
+    wanted = np.array([reference_state(weights, row[:n]) for row, n in zip(tokens, lengths, strict=True)])
+    got = tiny_network(np.arange(KNOWN), KNOWN).states(tokens, lengths)
+    assert np.abs(got - wanted).max() < 1e-5
+    assert np.abs(wanted).max() > 0.1
+
+
+def test_a_users_vector_is_bit_equal_whoever_is_ranked_beside() -> None:
+    network = tiny_network(np.arange(KNOWN), KNOWN)
+    tokens, lengths = users_of(37)
+    together = network.states(tokens, lengths)
+    for user in range(len(lengths)):
+        alone = network.states(tokens[user : user + 1], lengths[user : user + 1])
+        np.testing.assert_array_equal(alone[0], together[user])
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda tokens, lengths, wanted: (tokens, lengths, wanted + 1e-4), "canary"),
+        (lambda tokens, lengths, wanted: (tokens, lengths, np.full_like(wanted, np.nan)), "canary"),
+        (lambda tokens, lengths, wanted: (tokens + KNOWN, lengths, wanted), "order"),
+        (lambda tokens, lengths, wanted: (tokens, lengths + LENGTH, wanted), "order"),
+    ],
+)
+def test_known_answers_that_do_not_come_are_refused(change, reason: str) -> None:
+    network = tiny_network(np.arange(KNOWN), KNOWN)
+    tokens, lengths = users_of(20)
+    wanted = network.states(tokens, lengths)
+    assert network.check(tokens, lengths, wanted) == 0.0
+    with pytest.raises(BundleRefused) as refused:
+        network.check(*change(tokens, lengths, wanted))
+    assert refused.value.reason == reason
+
+
+def test_a_graph_with_another_operator_and_rows_out_of_order_are_refused() -> None:
+    weights = tiny_weights()
+    model = onnx.load_model_from_string(gru_graph(weights))
+    model.graph.node.append(onnx.helper.make_node("Relu", ["state"], ["more"]))
+    rows = np.arange(KNOWN, dtype=np.int32)
+    with pytest.raises(BundleRefused, match="Relu"):
+        SequenceNetwork(model.SerializeToString(), rows, weights.table[1:], KNOWN)
+    for wrong in (rows[::-1].copy(), rows + 1):
+        with pytest.raises(BundleRefused, match="ascend"):
+            SequenceNetwork(gru_graph(weights), wrong, weights.table[1:], KNOWN)
+
+
+def test_the_source_reads_the_newest_known_items_oldest_first_and_brings_the_best() -> None:
+    items = toy_items()
+    index = ItemIndex.build(items)
+    known = np.sort([index.row(item_hash(f"item-{number}")) for number in range(KNOWN)])
+    network = tiny_network(known, len(index))
+    bought = [[1, 150, 2, 3], [151], list(range(KNOWN))]
+    shots = [snapshot(toy_state(numbers)) for numbers in bought]
+    states = decode_states(shots)
+    history = find_history(index, states)
+    tokens, lengths = read_tokens(states, history, network.tokens)
+    for user, numbers in enumerate(bought):
+        wanted = [network.tokens[index.row(item_hash(f"item-{n}"))] for n in numbers if n < KNOWN][-LENGTH:]
+        assert lengths[user] == len(wanted)
+        assert tokens[user].tolist() == wanted + [0] * (LENGTH - len(wanted))
+    allowed = np.ones(len(index), bool)
+    allowed[known[::3]] = False
+    found = SequenceSource(network).find(states, history, allowed, 5)
+    assert found.counts.tolist() == [5, 0, 5]
+    for user in (0, 2):
+        state = network.states(tokens[user : user + 1], lengths[user : user + 1])[0]
+        logits = np.where(allowed[known], network.vectors @ state, -np.inf)
+        best = np.argsort(-logits, kind="stable")[:5]
+        assert found.rows[user].tolist() == known[best].tolist()
+        np.testing.assert_allclose(found.score[user], np.exp(logits[best] - logits.max()), rtol=1e-5)
+
+
+def log_of(rows: list[tuple[int, int]], items: int) -> Interactions:
+    users, touched = (np.array(column, np.int32) for column in zip(*rows, strict=True))
+    ones = np.ones(len(rows), np.float32)
+    numbers = np.zeros(len(rows), np.int32)
+    return Interactions(users, touched, np.arange(len(rows)), ones, numbers, int(users.max()) + 1, items)
+
+
+def test_pieces_of_a_long_history_overlap_by_one_and_lose_nothing() -> None:
+    tokens = pieces_of(np.zeros(50, np.int64), np.arange(1, 51, dtype=np.int32))
+    assert tokens.shape == (3, LENGTH + 1)
+    assert [row[row > 0][0] for row in tokens] == [1, 21, 41]
+    assert [row[row > 0][-1] for row in tokens] == [21, 41, 50]
+    assert pieces_of(np.array([0, 1, 2]), np.ones(3, np.int32)).shape == (0, LENGTH + 1)
+
+
+def test_rare_items_and_the_least_frequent_are_not_known() -> None:
+    rows = [(0, 5)] * 4 + [(0, 2)] * 3 + [(0, 7)] * 2 + [(0, 1)]
+    assert cut_pieces(log_of(rows, 9), most_items=2, least_events=1).rows.tolist() == [2, 5]
+    assert cut_pieces(log_of(rows, 9), most_items=9, least_events=2).rows.tolist() == [2, 5, 7]
+
+
+def circle(users: int = 60, items: int = 24, steps: int = 25) -> Interactions:
+    """Users who go through the items in order from a place of their own."""
+    first = np.random.default_rng(2).integers(items, size=users)
+    return log_of([(user, (first[user] + k) % items) for user in range(users) for k in range(steps)], items)
+
+
+def test_training_learns_what_comes_next_and_repeats_bit_for_bit() -> None:
+    pytest.importorskip("torch", reason="PyTorch is not installed: the extra `sequence`")
+    settings = SequenceSettings(width=16, epochs=30, batch_pieces=16, least_events=1, device="cpu")
+    found: FittedSequence = fit_sequence(circle(), settings, seed=3)
+    again = fit_sequence(circle(), settings, seed=3)
+    assert found.model == again.model
+    assert found.max_difference <= 1e-5
+    network = found.network(24)
+    tokens = np.zeros((1, LENGTH), np.int64)
+    tokens[0, :3] = network.tokens[[10, 11, 12]]
+    logits = network.vectors @ network.states(tokens, np.array([3], np.int32))[0]
+    assert network.rows[int(np.argmax(logits))] == 13
