@@ -101,7 +101,7 @@ class LedgerShell(KeyedShell):
                 work.shard.count(f"refused_{refused.reason}")
                 yield Row(DEAD_LETTER, 0, *dead_letter(*place, key, kept, refused, JOB))
                 continue
-            if update.secure is not None:
+            if update.secure is not None or update.encryption is not None:
                 packet = SecurePacket(update.model_line, at_ms, place[1], offset, payload)
                 yield Row(PACKET, shard_of(update.model_line, self._shards), "", packet.encode())
                 continue

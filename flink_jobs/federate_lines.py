@@ -4,7 +4,8 @@
     `heads`: line → `LineHead`, 48 bytes a contribution of the open cohort. `weights`: line and block → that part of
     the newest model. `sums`: line, base version and block → that part of a partial sum. `kept`: line and number →
     some single contributions of the open cohort, for rules that vote (`udfs.federate.robust`), at most 8 MiB a line.
-    `cohorts`: line → `SecureCohort`, where cohorts are added under masks. `shard`: counts.
+    `cohorts`: line → `SecureCohort`, where cohorts are added under masks, or the key that devices encrypt under; then
+    one of `sums` is a ciphertext of 64 KiB. `shard`: counts.
 **Forgets**
     A cohort's sums and contributions when it is released. A line that the settings no longer name stays as it is.
 **Order**
@@ -26,6 +27,7 @@ from pyflink.common import Row, Types
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext
 
 from flink_jobs.dead_letter import dead_letter
+from flink_jobs.federate_encrypted import StoredEncryption, encrypted_rows
 from flink_jobs.federate_numbers import StoredNumbers
 from flink_jobs.federate_secure import COHORT, DEAD_LETTER, MODEL, StoredCohort, model_row, secure_rows
 from flink_jobs.federate_settings import Federate, model_lines
@@ -134,8 +136,14 @@ class LineShell(KeyedShell):
             state = StoredCohort(name, self._heads, self._cohorts, numbers)
             yield from secure_rows(logic, state, messages, clock_ms, counts)
             return
+        if logic.line.encryption_key:
+            encrypted = StoredEncryption(logic.line, self._heads, self._cohorts, numbers)
+            yield from encrypted_rows(logic, encrypted, messages, clock_ms, counts)
+            return
         if self._cohorts.get(name) is not None:
-            raise ValueError(f"line {name!r}: was added under masks before; give the line another name")
+            raise ValueError(
+                f"line {name!r}: was added under masks or encrypted before; give the line another name"
+            )
         step = on_batch(logic, head, numbers, packets, clock_ms)
         if step.head != head:
             self._heads.put(name, step.head.encode())

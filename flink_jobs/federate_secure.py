@@ -14,6 +14,7 @@ from flink_jobs.prefix import EDGE_UPDATES
 from schemas.codec import decode, encode
 from schemas.ids import user_key
 from schemas.records import EdgeCohort, EdgeModel, EdgeUpdate
+from schemas.refusal import Refused
 from udfs.federate.contribution import SecurePacket
 from udfs.federate.line import LineLogic
 from udfs.federate.line_batch import BatchStep
@@ -90,9 +91,7 @@ def secure_rows(
         step = secure.on_message(cohort, state, update, packet.at_ms)
         cohort, state = step.cohort, step.state
         if step.refused is not None:
-            place = (EDGE_UPDATES, packet.partition, packet.offset, packet.at_ms)
-            key = user_key(update.tenant, update.user_id)
-            yield Row(DEAD_LETTER, *dead_letter(*place, key, encode(redacted(update)), step.refused, JOB))
+            yield refusal_row(packet, update, step.refused)
         yield from _rows(step, counts)
     step = secure.on_time(cohort, state, clock_ms)
     yield from _rows(step, counts)
@@ -104,17 +103,30 @@ def model_row(record: EdgeModel) -> Row:
     return Row(MODEL, f"{record.model_line}/{record.version}", encode(record))
 
 
-def _rows(step: SecureStep, counts: dict[str, int]) -> Iterator[Row]:
-    for told in step.told:
-        yield Row(COHORT, _cohort_key(told), encode(told))
-    if step.released is not None:
-        yield model_row(step.released)
-    for counter in step.counts:
-        is_refusal = step.refused is not None and step.refused.reason == counter
+def told_row(told: EdgeCohort) -> Row:
+    """What members of a cohort, or a key holder, are told, as it leaves the job."""
+    sender = f"/{told.members[0]}" if told.phase == "shares" else ""
+    return Row(COHORT, f"{told.model_line}/{told.cohort}/{told.phase}{sender}", encode(told))
+
+
+def refusal_row(packet: SecurePacket, update: EdgeUpdate, refused: Refused) -> Row:
+    """The dead letter of an update, without its numbers."""
+    place = (EDGE_UPDATES, packet.partition, packet.offset, packet.at_ms)
+    key = user_key(update.tenant, update.user_id)
+    return Row(DEAD_LETTER, *dead_letter(*place, key, encode(redacted(update)), refused, JOB))
+
+
+def count_step(counters: tuple[str, ...], refused: Refused | None, counts: dict[str, int]) -> None:
+    """Raise the shard's counters by what a step names."""
+    for counter in counters:
+        is_refusal = refused is not None and refused.reason == counter
         name = f"refused_{counter}" if is_refusal else f"line_{counter}"
         counts[name] = counts.get(name, 0) + 1
 
 
-def _cohort_key(told: EdgeCohort) -> str:
-    sender = f"/{told.members[0]}" if told.phase == "shares" else ""
-    return f"{told.model_line}/{told.cohort}/{told.phase}{sender}"
+def _rows(step: SecureStep, counts: dict[str, int]) -> Iterator[Row]:
+    for told in step.told:
+        yield told_row(told)
+    if step.released is not None:
+        yield model_row(step.released)
+    count_step(step.counts, step.refused, counts)

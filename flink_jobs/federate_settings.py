@@ -37,6 +37,7 @@ class FederateLine(Section):
     robust_rule: Literal["none", "norm_bound", "trimmed_mean", "multi_krum"] = "none"
     robust_share: float = 0.2
     robust_bound_clips: float = 1.0
+    encryption_key: str = ""
 
 
 class Federate(Section):

@@ -232,6 +232,7 @@ class EdgeUpdate(NamedTuple):
     within_clip: bool | None
     consent: str
     secure: str | None = None
+    encryption: str | None = None
 
 
 class EdgeModel(NamedTuple):
@@ -263,10 +264,11 @@ class EdgeModel(NamedTuple):
     seed_key_id: str
     trigger: str
     released_time: int
+    encryption: str | None = None
 
 
 class EdgeCohort(NamedTuple):
-    """What the federate job tells the members of a cohort that is added under masks."""
+    """What the federate job tells those without whom a sum cannot be opened."""
 
     model_line: str
     cohort: int
@@ -275,6 +277,7 @@ class EdgeCohort(NamedTuple):
     threshold: int
     payload: bytes
     told_time: int
+    release: bytes | None = None
 
 
 class LearntPart(NamedTuple):

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from clients.edge.ckks import HeadEncryption
 from clients.edge.device_state import read_state, write_state
 from clients.edge.examples import ExampleSource
 from clients.edge.logistic_head import Trainer
@@ -18,6 +19,7 @@ from schemas.codec import encode
 from schemas.ids import user_key
 from schemas.records import DEFAULT_TENANT, EdgeModel, EdgeUpdate
 from schemas.refusal import Refused
+from udfs.federate.ciphertext import encrypted, number_quantiser
 from udfs.federate.line_settings import MAX_CLIP, MIN_CLIP
 from udfs.privacy.client_update import privatise
 from udfs.privacy.terms import Mode, Terms
@@ -71,6 +73,9 @@ class Device:
         What the owner agrees to.
     consent
         What the user has agreed to now; asked before training and before every send.
+    encryption
+        With the public key that the key holder gave out. Given: nothing leaves that is not encrypted with it,
+        whatever a model version asks for. None: the device takes part in no line that wants it.
     clock_ms, new_key, new_id
         For tests: milliseconds since 1970 UTC, and secret random bytes and text.
     """
@@ -86,6 +91,7 @@ class Device:
         consent: Callable[[], str],
         *,
         tenant: str = DEFAULT_TENANT,
+        encryption: HeadEncryption | None = None,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         new_key: Callable[[], bytes] = lambda: secrets.token_bytes(KEY_BYTES),
         new_id: Callable[[], str] = lambda: secrets.token_hex(16),
@@ -98,6 +104,7 @@ class Device:
         self._examples = examples
         self._policy = policy
         self._consent = consent
+        self._encryption = encryption
         self._clock_ms = clock_ms
         self._new_key = new_key
         self._new_id = new_id
@@ -114,14 +121,19 @@ class Device:
         Raises
         ------
         Refused
-            `consent_missing`, `wrong_terms` for a mode that the policy does not allow or a clip out of range,
-            `wrong_shape`, `bad_value` for a training that ran away, or `budget_spent`. Nothing is stored and
-            nothing charged.
+            `consent_missing`, `wrong_terms` for a mode that the policy does not allow, another key or a clip out
+            of range, `wrong_shape`, `bad_value` for a training that ran away, or `budget_spent`. Nothing is stored
+            and nothing charged.
         """
         self._check_consent()
         if model.mode not in list(self._policy.modes):
             allowed = ", ".join(self._policy.modes)
             raise Refused("wrong_terms", f"mode: wanted one of {allowed}, the model asks for {model.mode}")
+        key = None if self._encryption is None else self._encryption.name
+        if model.encryption != key:
+            raise Refused(
+                "wrong_terms", f"encryption: wanted {key or 'none'}, the model asks for {model.encryption}"
+            )
         terms = Terms(
             Mode(model.mode), model.next_clip_norm, model.noise_multiplier, model.delta, model.cohort_min
         )
@@ -143,14 +155,19 @@ class Device:
                 f"epsilon {state.epsilon(self._policy.delta):.3g} of {self._policy.budget_epsilon:g} is spent; "
                 f"one more is {terms.claim(1)}",
             )
-        made = privatise(self._trainer.delta(weights, found), terms, self._new_key(), b"one key, one update")
+        how = None if self._encryption is None else number_quantiser(terms)
+        made = privatise(
+            self._trainer.delta(weights, found), terms, self._new_key(), b"one key, one update", how
+        )
+        if self._encryption is not None:
+            made = encrypted(made, self._encryption.encrypt)
         tenant, user_id, client_id = self._names
         update_id = self._new_id()
         name = f"{model.version:012d}-{update_id}"  # an older version is sent first
         update = EdgeUpdate(
             update_id, tenant, user_id, client_id, model.model_line, model.version, model.mode, terms.clip_norm,
             terms.noise_multiplier, model.dimension, made.bits, made.step, made.payload,
-            made.within_clip if model.adapts_clip else None, CONSENT,
+            made.within_clip if model.adapts_clip else None, CONSENT, None, key,
         )  # fmt: skip
         value = encode(update)
         write_state(self._state_path, state.charged(terms.mu, model.model_line, model.version, place))

@@ -9,7 +9,7 @@ from typing import Any
 from confluent_kafka import Producer
 
 from clients.delivery import DeliveryQueue, Sender
-from schemas.topics import EDGE_UPDATES
+from schemas.topics import EDGE_UPDATES, Topic
 
 
 class EdgeSender(Sender):
@@ -19,6 +19,8 @@ class EdgeSender(Sender):
     ----------
     bootstrap_servers, topic_prefix, config, clock_ms, make_producer
         As of `clients.producer.EventProducer`.
+    topic
+        Another of the edge topics, for the key holder's versions.
     delivery_wait_s
         How long an update may take to be delivered.
 
@@ -34,6 +36,7 @@ class EdgeSender(Sender):
         *,
         topic_prefix: str = "",
         config: Mapping[str, Any] | None = None,
+        topic: Topic = EDGE_UPDATES,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         delivery_wait_s: float = 30.0,
         make_producer: Callable[[dict[str, Any]], Any] = Producer,
@@ -41,11 +44,11 @@ class EdgeSender(Sender):
         # Above the largest update, as the topic's own limit is.
         settings = {
             "linger.ms": 0,
-            "message.max.bytes": EDGE_UPDATES.config["max.message.bytes"],
+            "message.max.bytes": topic.config["max.message.bytes"],
             **(config or {}),
         }
         super().__init__(DeliveryQueue(bootstrap_servers, settings, make_producer=make_producer))
-        self._topic = topic_prefix + EDGE_UPDATES.name
+        self._topic = topic_prefix + topic.name
         self._clock_ms = clock_ms
         self._delivery_wait_s = delivery_wait_s
 

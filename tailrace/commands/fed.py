@@ -13,6 +13,7 @@ from flink_jobs.settings import Settings, load
 from schemas.ids import user_key
 from schemas.records import DEFAULT_TENANT, Control
 from schemas.redis_keys import edge_budget_key, stats_key
+from tailrace.commands import fed_key
 from tailrace.commands.options import Config, Json
 from tailrace.connections import control_producer, store
 from tailrace.edge_models import published
@@ -22,6 +23,7 @@ from tailrace.job_counts import sum_counts
 commands = typer.Typer(
     help="Learn from devices: simulate, watch versions and budgets, revoke, audit.", no_args_is_help=True
 )
+commands.add_typer(fed_key.commands, name="key")
 User = Annotated[str, typer.Argument(help="Pseudonym under which the user enrolled.")]
 Tenant = Annotated[str, typer.Option(help="Whose shop.")]
 

@@ -271,5 +271,5 @@ def test_masks_are_not_put_on_or_taken_off_a_line_that_has_begun() -> None:
         run(fleet, EVERYBODY, EVERYBODY, EVERYBODY)
     begun = opened(settings_of(SECURE))
     Fleet(begun).send([Fleet(begun).members[0].join()])
-    with pytest.raises(ValueError, match="was added under masks before"):
+    with pytest.raises(ValueError, match="was added under masks or encrypted before"):
         Job(plain, begun.states).read([], 0)

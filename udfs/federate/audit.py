@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import inf
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from schemas.ids import user_key
 from schemas.records import EdgeUpdate
 from schemas.refusal import Refused
+from udfs.federate.ciphertext import encrypted, number_quantiser
 from udfs.federate.ledger import BudgetLedger, BudgetLogic
 from udfs.federate.line import LineLogic, LineStep
 from udfs.federate.line_settings import LineSettings
@@ -26,15 +28,23 @@ Restore = Callable[[bytes], BudgetLedger | None]
 
 
 def device_update(
-    line: LineSettings, name: str, base_version: int, delta: NDArray[np.float64], key: bytes
+    line: LineSettings,
+    name: str,
+    base_version: int,
+    delta: NDArray[np.float64],
+    key: bytes,
+    encrypt: Callable[[NDArray[np.signedinteger[Any]]], bytes] | None = None,
 ) -> EdgeUpdate:
-    """Make the update that a device of user `name` sends for a delta (d,)."""
+    """Make the update that a device of user `name` sends for a delta (d,), encrypted where the line wants it."""
     terms = line.terms(line.first_clip_norm)
-    made = privatise(delta, terms, key, f"{line.name}/{base_version}/{name}".encode())
+    how = None if encrypt is None else number_quantiser(terms)
+    made = privatise(delta, terms, key, f"{line.name}/{base_version}/{name}".encode(), how)
+    if encrypt is not None:
+        made = encrypted(made, encrypt)
     return EdgeUpdate(
         f"update-{name}", "default", f"user-{name}", f"client-{name}", line.name, base_version, str(line.mode),
         line.first_clip_norm, line.noise_multiplier, line.dimension, made.bits, made.step, made.payload,
-        made.within_clip if line.adapt_clip else None, "personalization",
+        made.within_clip if line.adapt_clip else None, "personalization", None, line.encryption_key or None,
     )  # fmt: skip
 
 

@@ -171,7 +171,7 @@ def pack_packet(line: str, contributions: Sequence[Contribution]) -> bytes:
 
 
 class SecurePacket(NamedTuple):
-    """One message of a member of a cohort under masks.
+    """One update whose numbers nobody reads here: of a member of a cohort under masks, or encrypted.
 
     Attributes
     ----------
@@ -214,7 +214,7 @@ class SecurePacket(NamedTuple):
 
 
 def is_secure(packet: bytes) -> bool:
-    """Whether a packet is one message of a cohort under masks."""
+    """Whether a packet is one update that is encrypted or under masks."""
     return packet[:1] == bytes([SECURE_FORMAT])
 
 

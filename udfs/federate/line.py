@@ -114,23 +114,14 @@ class LineLogic:
             kept = one if kept is None else kept.added(one)
         else:
             sums = {**sums, base: partial}
-        counts = dict(head.bases)
-        counts[base] = counts.get(base, 0) + 1
-        opened_ms = at_ms if head.opened_ms is None else min(head.opened_ms, at_ms)
-        head = head._replace(
-            opened_ms=opened_ms,
-            newest_ms=at_ms if head.opened_ms is None else max(head.newest_ms, at_ms),
-            within=head.within + bool(update.within_clip),
-            bases=tuple(sorted(counts.items())),
-            users=head.users + user,
-            digests=head.digests + digest,
-        )
+        head = head.joined(base, at_ms, user, digest)
+        head = head._replace(within=head.within + bool(update.within_clip))
         state = LineState(head, state.weights, sums, kept)
         trigger = self.trigger(head, at_ms)
         if trigger is not None:
             state, record = self.release(state, trigger)
             return LineStep(state, (*released, record), counts=("contributed", "released"))
-        wake_at_ms = opened_ms + self._line.timeout_ms if head.contributions == 1 else None
+        wake_at_ms = at_ms + self._line.timeout_ms if head.contributions == 1 else None
         return LineStep(state, released, wake_at_ms=wake_at_ms, counts=("contributed",))
 
     def on_wake(self, state: LineState, clock_ms: int) -> LineStep:

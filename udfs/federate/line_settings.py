@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from math import inf, isfinite
 from typing import Final, NamedTuple
 
+from udfs.federate import ciphertext
 from udfs.federate.robust import MAX_KEPT_DIMENSION, Rule, check_rule
-from udfs.privacy.fixed_point import MAX_COUNT, MIN_SIGMA
+from udfs.privacy.fixed_point import MAX_COUNT, MIN_SIGMA, UNIT
 from udfs.privacy.gaussian import MIN_DELTA
 from udfs.privacy.terms import Mode, Terms
 
@@ -17,7 +19,10 @@ MAX_DIMENSION: Final = 400_000
 MAX_SECURE_MEMBERS: Final = 40
 """Each member sends something for each other, and the state of a cohort is one value."""
 _SECURE_SIZE: Final = f"at most {MAX_SECURE_MEMBERS} with secure"
+_ENCRYPTED_SIZE: Final = f"at most {ciphertext.MAX_HEADS} with encryption_key"
+_ENCRYPTED_DIMENSION: Final = f"at most {ciphertext.MAX_DIMENSION} with encryption_key"
 _SECURE_DIMENSION: Final = f"at most {MAX_KEPT_DIMENSION} with secure"
+_SHA256: Final = re.compile("[0-9a-f]{64}")
 COUNT_NOISE_SHARE: Final = 1.0 / 20.0
 """Noise of the clip's count of answers, in cohorts. Source: Andrew, Thakkar, McMahan, Ramaswamy (2021)."""
 
@@ -47,6 +52,9 @@ class LineSettings(NamedTuple):
         Of the server: 1 adds the mean change.
     secure
         Distributed mode: cohorts are added under masks (`udfs.federate.secure_cohort`).
+    encryption_key
+        SHA-256 in hexadecimal of a public key, local and distributed mode: devices encrypt, the job adds what it
+        cannot read (`udfs.federate.encrypted_line`). Empty: they do not.
     robust_rule, robust_share, robust_bound_clips
         See `udfs.federate.robust`: how attackers are outvoted, which share of them, and the bound of the norm.
 
@@ -75,6 +83,7 @@ class LineSettings(NamedTuple):
     robust_rule: Rule = Rule.NONE
     robust_share: float = 0.2
     robust_bound_clips: float = 1.0
+    encryption_key: str = ""
 
     def terms(self, clip_norm: float) -> Terms:
         """Return the terms of a contribution under a clip."""
@@ -125,6 +134,7 @@ class LineSettings(NamedTuple):
             ("secure", not self.secure or self.cohort_min >= 2, "a cohort_min of 2 or more"),
             ("cohort_size", not self.secure or self.cohort_size <= MAX_SECURE_MEMBERS, _SECURE_SIZE),
             ("dimension", not self.secure or self.dimension <= MAX_KEPT_DIMENSION, _SECURE_DIMENSION),
+            *self._promises_of_encryption(),
             ("noise_multiplier", self._least_sigma >= MIN_SIGMA, f"a sigma of at least {MIN_SIGMA:g}"),
         ):
             if not holds:
@@ -138,6 +148,28 @@ class LineSettings(NamedTuple):
         except ValueError as error:
             raise ValueError(f"line {self.name!r}: {error}") from error
         return self
+
+    def _promises_of_encryption(self) -> tuple[tuple[str, bool, str], ...]:
+        """Setting, whether it holds, and what is wanted, of a line whose heads are encrypted."""
+        if not self.encryption_key:
+            return ()
+        terms = self.terms(self.first_clip_norm)
+        steps = terms.device_sigma / UNIT / ciphertext.number_quantiser(terms).step
+        hidden = self.noise_multiplier == 0.0 or steps >= ciphertext.LEAST_STEPS
+        return (
+            ("encryption_key", bool(_SHA256.fullmatch(self.encryption_key)), "64 hexadecimal digits"),
+            ("encryption_key", self.mode is not Mode.CENTRAL, "none in central mode: nobody adds its noise"),
+            ("encryption_key", not self.secure, "none with secure"),
+            (
+                "encryption_key",
+                self.robust_rule is Rule.NONE,
+                "none with a robust_rule: it needs single numbers",
+            ),
+            ("cohort_min", self.cohort_min >= 2, "2 or more with encryption_key"),
+            ("cohort_size", self.cohort_size <= ciphertext.MAX_HEADS, _ENCRYPTED_SIZE),
+            ("dimension", self.dimension <= ciphertext.MAX_DIMENSION, _ENCRYPTED_DIMENSION),
+            ("noise_multiplier", hidden, f"noise on a device of {ciphertext.LEAST_STEPS:g} steps or more"),
+        )
 
     @property
     def _least_clip(self) -> float:

@@ -71,6 +71,25 @@ class LineHead(NamedTuple):
         place = len(self.clips) - 1 - (self.version - base_version)
         return self.clips[place] if 0 <= place < len(self.clips) else None
 
+    def joined(self, base_version: int, at_ms: int, user: bytes, digest: bytes) -> LineHead:
+        """Give the head with one contribution more.
+
+        Examples
+        --------
+        >>> head = LineHead(3, (1.0,)).joined(2, 17, bytes(16), bytes(32)).joined(3, 9, bytes(16), bytes(32))
+        >>> head.opened_ms, head.newest_ms, head.bases, head.contributions
+        (9, 17, ((2, 1), (3, 1)), 2)
+        """
+        counts = dict(self.bases)
+        counts[base_version] = counts.get(base_version, 0) + 1
+        return self._replace(
+            opened_ms=at_ms if self.opened_ms is None else min(self.opened_ms, at_ms),
+            newest_ms=at_ms if self.opened_ms is None else max(self.newest_ms, at_ms),
+            bases=tuple(sorted(counts.items())),
+            users=self.users + user,
+            digests=self.digests + digest,
+        )
+
     def encode(self) -> bytes:
         """Versioned bytes: 48 a contribution beside some 40.
 

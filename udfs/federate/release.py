@@ -126,7 +126,7 @@ def release(
         mu=line.mu,
         epsilon=line.terms(bound).epsilon,
         budget_epsilon=budget_epsilon,
-        signal_to_noise=_signal_to_noise(from_units(total), variance)
+        signal_to_noise=signal_to_noise(from_units(total), variance)
         if line.robust_rule is Rule.NONE
         else None,
         clipped_share=clipped_share,
@@ -135,6 +135,7 @@ def release(
         seed_key_id=seed.key_id if line.mode is Mode.CENTRAL else "",
         trigger=trigger,
         released_time=head.newest_ms,
+        encryption=line.encryption_key or None,
     )
     clips = (*head.clips, next_clip)[-(line.max_staleness + 1) :]
     return LineState(LineHead(head.version + 1, clips), made, {}), record
@@ -147,7 +148,7 @@ def first_record(state: LineState, line: LineSettings, budget_epsilon: float, at
         line.name, 0, NO_PARENT, line.dimension, state.weights.astype("<f8").tobytes(), str(line.mode), 0,
         line.cohort_min, "", clip, line.noise_multiplier, clip, line.adapt_clip, line.delta, UNIT_OF_PRIVACY,
         line.mode.adjacency, line.mu, line.terms(clip).epsilon, budget_epsilon, None, None, 0.0, 0, "",
-        "first", at_ms,
+        "first", at_ms, line.encryption_key or None,
     )  # fmt: skip
 
 
@@ -190,7 +191,7 @@ def _adapted_clip(
     return min(max(adapted, MIN_CLIP), MAX_CLIP), min(max(1.0 - share, 0.0), 1.0)
 
 
-def _signal_to_noise(total: np.ndarray, variance: float) -> float | None:  # type: ignore[type-arg]
+def signal_to_noise(total: np.ndarray, variance: float) -> float | None:  # type: ignore[type-arg]
     """From the noised sum and the known variance alone: it tells nothing that the release does not."""
     noise = total.size * variance
     if noise == 0.0:

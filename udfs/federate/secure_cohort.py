@@ -234,15 +234,10 @@ class SecureLogic:
         head, base = state.head, state.head.version
         before = state.sums.get(base, empty_sum(self._line.dimension))
         total = before.total.view(np.uint64) + np.frombuffer(update.payload, "<u8")
-        count = before.contributions + 1
-        head = head._replace(
-            opened_ms=at_ms if head.opened_ms is None else min(head.opened_ms, at_ms),
-            newest_ms=max(head.newest_ms, at_ms),
-            bases=((base, count),),
-            users=head.users + user_name(update),
-            digests=head.digests + update_digest(update),
+        sums = {base: FixedPointSum(before.contributions + 1, total.view(np.int64))}
+        return state._replace(
+            head=head.joined(base, at_ms, user_name(update), update_digest(update)), sums=sums
         )
-        return state._replace(head=head, sums={base: FixedPointSum(count, total.view(np.int64))})
 
     def _is_complete(self, cohort: SecureCohort) -> bool:
         if cohort.awaits == JOIN:

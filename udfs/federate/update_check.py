@@ -12,6 +12,7 @@ from schemas.codec import encode
 from schemas.ids import check_id, user_key
 from schemas.records import EdgeUpdate
 from schemas.refusal import Refused
+from udfs.federate import ciphertext
 from udfs.federate.line_settings import MAX_CLIP, MIN_CLIP, LineSettings
 from udfs.federate.secure_message import check_secure
 from udfs.privacy.client_update import open_update
@@ -33,7 +34,7 @@ def check_update(update: EdgeUpdate, key: str | None, lines: Mapping[str, LineSe
     Returns
     -------
     ndarray
-        int64 (d,), in units of `udfs.privacy.fixed_point`; (0,) for what is under masks.
+        int64 (d,), in units of `udfs.privacy.fixed_point`; (0,) for what is encrypted or under masks.
 
     Raises
     ------
@@ -69,6 +70,16 @@ def check_update(update: EdgeUpdate, key: str | None, lines: Mapping[str, LineSe
         raise Refused("wrong_shape", f"dimension: wanted {line.dimension}, got {update.dimension}")
     if (update.within_clip is not None) != line.adapt_clip:
         raise Refused("wrong_terms", "within_clip: wanted where the clip adapts, and nowhere else")
+    if update.encryption != (line.encryption_key or None):
+        raise Refused(
+            "wrong_terms", f"encryption: wanted {line.encryption_key or 'none'}, got {update.encryption}"
+        )
+    if line.encryption_key:
+        wanted_of = (None, ciphertext.BITS, ciphertext.number_quantiser(line.terms(update.clip_norm)).step)
+        if (update.secure, update.bits, update.step) != wanted_of:
+            raise Refused("wrong_terms", f"secure, bits and step: wanted {wanted_of} of an encrypted head")
+        ciphertext.read_ciphertext(update.payload)
+        return np.zeros(0, np.int64)
     if line.secure:
         check_secure(update, line.dimension)
         return np.zeros(0, np.int64)

@@ -56,7 +56,9 @@ def device_quantiser(terms: Terms, dimension: int) -> Quantiser:
     return quantiser(terms.clip_norm, terms.device_sigma, bits)
 
 
-def privatise(delta: ArrayLike, terms: Terms, device_key: bytes, update_name: bytes) -> PrivateUpdate:
+def privatise(
+    delta: ArrayLike, terms: Terms, device_key: bytes, update_name: bytes, how: Quantiser | None = None
+) -> PrivateUpdate:
     """Make a delta fit to leave the device under `terms`.
 
     **Protects** what the terms' `Mode` says: in local mode from everybody, in central mode from nobody on the
@@ -71,6 +73,8 @@ def privatise(delta: ArrayLike, terms: Terms, device_key: bytes, update_name: by
     update_name
         Names this one update; another delta under the same name would share noise with this one and reveal the
         difference, so the caller stores the bytes and never computes them twice.
+    how
+        Another quantiser than `device_quantiser`, from public terms alone: that of heads that are then encrypted.
 
     Raises
     ------
@@ -86,7 +90,7 @@ def privatise(delta: ArrayLike, terms: Terms, device_key: bytes, update_name: by
     """
     clipped = clip_delta(delta, terms.clip_norm)
     units = to_units(clipped.values)
-    how = device_quantiser(terms, units.size)
+    how = how or device_quantiser(terms, units.size)
     if terms.mode is Mode.CENTRAL:
         return PrivateUpdate(how.pack(how.cut(units)), how.bits, how.step, clipped.within)
     sigma = terms.device_sigma
