@@ -34,6 +34,8 @@ class CatalogueFeed:
         How to reach the broker.
     codec
         Reads the records; what it refuses is skipped and counted, the item keeps its last state.
+    arrivals
+        Of each view: items unknown to its epoch that are ranked by what is said of them, at most.
 
     Attributes
     ----------
@@ -43,10 +45,11 @@ class CatalogueFeed:
         Offset behind the newest record taken in.
     """
 
-    def __init__(self, settings: Kafka, codec: Codec) -> None:
+    def __init__(self, settings: Kafka, codec: Codec, arrivals: int = 0) -> None:
         self.refused = 0
         self.mark = 0
         self._codec = codec
+        self._arrivals = arrivals
         self._items: dict[str, Item] = {}
         self._changed: list[Item] = []
         self._views: dict[int, CatalogueView] = {}
@@ -70,7 +73,7 @@ class CatalogueFeed:
         self.follow()
         view = self._views.get(bundle.epoch)
         if view is None or view.bundle_sha256 != bundle.manifest_sha256:
-            view = CatalogueView(bundle)
+            view = CatalogueView(bundle, self._arrivals)
             for item in self._items.values():
                 view.apply(item)
             view.mark = self.mark
@@ -105,6 +108,7 @@ class CatalogueFeed:
             self.refused += 1
             item = None
         if item is not None:
+            self._items.pop(item.item_id, None)  # in the order of the newest records, as after a compaction
             self._items[item.item_id] = item
             self._changed.append(item)
         self.mark = offset + 1

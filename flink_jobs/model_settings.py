@@ -61,6 +61,13 @@ class Model(Section):
         le=0.2,
         description="of the slots, for items that the model knows little of; one a list at most",
     )
+    arrivals: int = Field(
+        1_000,
+        ge=0,
+        le=20_000,
+        description="newest items unknown to the epoch that are ranked by what the catalogue says of them, where the "
+        "bundle has a vocabulary; 0 leaves them out until the next model",
+    )
     new_item_weight: float = Field(
         20.0, ge=0, description="an item is new while its interactions in training weigh no more, 1 a view"
     )

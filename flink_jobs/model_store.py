@@ -50,6 +50,7 @@ class ModelStore:
     def __init__(self, settings: Model) -> None:
         self._settings = settings
         self._bundles: OrderedDict[int, _Held] = OrderedDict()
+        self._grown: dict[int, _Held] = {}
         self._refused: dict[int, tuple[float, str]] = {}
 
     def bundle(self, epoch: int) -> Bundle | None:
@@ -70,9 +71,17 @@ class ModelStore:
         """Give the epochs held, the one used last at the end."""
         return list(self._bundles)
 
-    def texts(self, epoch: int) -> BundleTexts:
-        """Give the texts of a held epoch."""
-        return self._bundles[epoch].texts
+    def texts(self, bundle: Bundle) -> BundleTexts:
+        """Give the texts of a held bundle, or of one that grew by items that arrived (`CatalogueView.grown`)."""
+        held = self._bundles[bundle.epoch]
+        if held.bundle.items is bundle.items:
+            return held.texts
+        grown = self._grown.get(bundle.epoch)
+        if grown is None or grown.bundle.items is not bundle.items:
+            grown = _Held(bundle, BundleTexts.of(bundle))
+            kept = {epoch: one for epoch, one in self._grown.items() if epoch in self._bundles}
+            self._grown = {**kept, bundle.epoch: grown}
+        return grown.texts
 
     def newest_held(self) -> Bundle | None:
         """Give the bundle used last, the one to fall back to."""

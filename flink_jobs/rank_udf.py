@@ -70,10 +70,10 @@ class RankLists(ScalarFunction):
         self._client = connect_as_worker(store)
         self._store = ListStore(self._client, **store_options(self._settings))
         self._models = ModelStore(model)
-        self._catalogue = CatalogueFeed(self._settings.kafka, Codec(self._settings.kafka.schema_ids))
+        codec = Codec(self._settings.kafka.schema_ids)
+        self._catalogue = CatalogueFeed(self._settings.kafka, codec, model.arrivals)
         self._sessions, self._weights = None, None
         if model.session_tail:
-            codec = Codec(self._settings.kafka.schema_ids)
             self._sessions = SessionFeed(self._settings.kafka, codec, model.session_tail)
             if model.learnt_sessions:
                 self._weights = WeightsFeed(self._settings.kafka, codec, self._sessions.live.learnt)
@@ -167,7 +167,7 @@ class RankLists(ScalarFunction):
         label, how = self._of_variant(variant)
         batch = rank_columns(bundle, snapshots, view, how, sessions, posteriors)
         self._active_epoch = bundle.epoch
-        texts, hash_tags = self._models.texts(bundle.epoch), self._settings.redis.hash_tags
+        texts, hash_tags = self._models.texts(batch.bundle), self._settings.redis.hash_tags
         replies = self._store.put_encoded(encode_entries(batch, texts, label, wall_clock_ms(), hash_tags))
         records: list[bytes | None] = list(encode_served(batch, texts, label, wall_clock_ms()))
         for user, reply in enumerate(replies):
@@ -198,8 +198,8 @@ class RankLists(ScalarFunction):
                 warm = Snapshot("default/", "default", "", "0" * 32, 0, preload, b"")
                 view = self._catalogue.view(bundle)
                 batch = rank_columns(bundle, [warm], view, self._rank_settings, one_session(bundle.items))
-                encode_entries(batch, self._models.texts(preload), VARIANT, 0, hash_tags=True)
-                encode_served(batch, self._models.texts(preload), VARIANT, 0)
+                encode_entries(batch, self._models.texts(batch.bundle), VARIANT, 0, hash_tags=True)
+                encode_served(batch, self._models.texts(batch.bundle), VARIANT, 0)
         state = {
             "epochs": self._models.held(),
             "refused": refused,

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from model_export.arrivals import Arrivals
 from model_export.interactions import ItemRows
 from model_export.moments import Moment
 from model_export.ranker import RankingExamples
 from model_export.session_replay import SessionClicks
 from udfs.item_factors import ItemFactors
-from udfs.ranking.catalogue import CatalogueView
 from udfs.ranking.features import N_FEATURES
 from udfs.ranking.item_index import ItemIndex
 from udfs.ranking.rank import RankSettings, prepare
@@ -34,7 +34,7 @@ class CandidateSet:
     Parameters
     ----------
     items
-        The items of the epoch, n of them.
+        The items of the epoch, n of them, and behind them those that came later.
     moments
         m.
     count
@@ -117,6 +117,7 @@ def candidate_set(
     settings: RankSettings,
     epoch: int,
     tell: Callable[[int], None] | None = None,
+    arrivals: Arrivals | None = None,
 ) -> CandidateSet:
     """Compute finalists and features of moments.
 
@@ -134,9 +135,14 @@ def candidate_set(
         The number that the states' vectors are tagged with.
     tell
         Called after every batch with the number of moments done.
+    arrivals
+        Items that the epoch does not know, of which a batch of moments knows those that came before its first; None:
+        nothing came.
     """
+    came = arrivals or Arrivals.none()
+    view = came.view(index)
+    index = view.index
     items = ItemRows(tuple(index.item_ids), np.asarray(index.columns.hashes))
-    view = CatalogueView(index)
     row_of = {name: row for row, name in enumerate(items.ids)}
     sessions = clicks.replay()
     kept = settings.finalists
@@ -147,6 +153,7 @@ def candidate_set(
     for start in range(0, len(moments), BATCH):
         batch = moments[start : start + BATCH]
         stop = start + len(batch)
+        came.show(view, batch[0].at_ms)
         shots = snapshots(batch, index.factors, epoch)
         prepared = prepare(index, shots, view, settings, epoch, sessions)
         found = prepared.candidates

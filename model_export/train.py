@@ -24,6 +24,8 @@ import numpy.typing as npt
 import xgboost
 
 from model_export import sources
+from model_export.arrivals import Arrivals
+from model_export.content import fit_content
 from model_export.dataset import CandidateSet, candidate_set, ranking_examples
 from model_export.evaluation import evaluate_openings, evaluate_served, evaluate_within
 from model_export.interactions import DAY_MS
@@ -40,6 +42,7 @@ from udfs.model.bundle import Bundle
 from udfs.model.bundle_writer import write_bundle
 from udfs.model.items import ItemArrays
 from udfs.model.manifest import ModelSettings
+from udfs.ranking.content_table import ItemContent
 from udfs.ranking.device_table import DeviceTable, device_table
 from udfs.ranking.features import FEATURE_NAMES
 from udfs.ranking.inverted_lists import InvertedLists, build_ivf, measure_recall
@@ -129,8 +132,15 @@ def train(
     with work.phase("replay"):
         (first, second, tests, later), clicks = work.moments(log, edges, halves[-1])
     with work.phase("candidates"):
-        learnt = [work.candidates(halves[0], first, clicks), work.candidates(halves[1], second, clicks)]
-        tested = work.candidates(halves[1], tests, clicks)
+        came = [
+            Arrivals.of(log.before(end), catalogues[number + 1], half.item_ids, edges[number])
+            for number, (half, end) in enumerate(zip(halves, edges[1:], strict=False))
+        ]
+        learnt = [
+            work.candidates(halves[number], moments, clicks, came[number])
+            for number, moments in enumerate((first, second))
+        ]
+        tested = work.candidates(halves[1], tests, clicks, came[1])
     examples = [ranking_examples(found) for found in learnt]
     if min(len(part.rankable()) for part in examples) < LEAST_GROUPS:
         raise TrainingError(
@@ -180,6 +190,7 @@ def train(
             canary={"rows": len(canary), "chosen": "at random among the rows of the examples"},
             ivf=lists,
             devices=work.devices(halves[-1]),
+            content=work.content(halves[-1]),
             native=bytes(ranker.save_raw("ubj")),
         )
         bundle = Bundle.open(target, sha256)
@@ -208,6 +219,7 @@ class _Training:
         self.seed = seed
         self.seconds: dict[str, tuple[float, float]] = {}
         self._tell = tell
+        self._content: dict[int, ItemContent | None] = {}
         self._phase = ""
         self._began = time.perf_counter(), time.process_time()
 
@@ -236,7 +248,7 @@ class _Training:
     ) -> ItemArrays:
         parts = {"factors": 0.1, "neighbours": 0.6, "popularity": 0.9}
         with self.phase(name):
-            return fit_items(
+            items = fit_items(
                 log,
                 catalogue,
                 at_ms,
@@ -244,6 +256,10 @@ class _Training:
                 self.rng(10 + number),
                 lambda part: self.say(parts[part]),
             )
+            self._content[id(items)] = fit_content(
+                items, catalogue, self.settings.content, self.rng(30 + number)
+            )
+            return items
 
     def moments(
         self, log: EventLog, edges: list[int], items: ItemArrays
@@ -263,7 +279,13 @@ class _Training:
             lambda row: self.say(row / len(log)),
         )
 
-    def candidates(self, items: ItemArrays, moments: list[Moment], clicks: SessionClicks) -> CandidateSet:
+    def candidates(
+        self,
+        items: ItemArrays,
+        moments: list[Moment],
+        clicks: SessionClicks,
+        arrivals: Arrivals | None = None,
+    ) -> CandidateSet:
         total = max(len(moments), 1)
         return candidate_set(
             self.index(items),
@@ -272,10 +294,16 @@ class _Training:
             self.settings.rank,
             self.epoch,
             lambda done: self.say(done / total),
+            arrivals,
         )
 
     def index(self, items: ItemArrays) -> ItemIndex:
-        return ItemIndex.build(items, self.settings.served(), devices=self.devices(items))
+        return ItemIndex.build(
+            items, self.settings.served(), devices=self.devices(items), content=self.content(items)
+        )
+
+    def content(self, items: ItemArrays) -> ItemContent | None:
+        return self._content[id(items)]
 
     def devices(self, items: ItemArrays) -> DeviceTable | None:
         return None if self._federated is None else device_table(self._federated, items.item_ids)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from model_export.content import ContentSettings
 from model_export.item_side import ItemSideSettings
 from model_export.moments import MomentSettings
 from model_export.ranker import RankerSettings
@@ -15,6 +16,8 @@ from udfs.model.manifest import ModelSettings
 from udfs.ranking.rank import RankSettings
 from udfs.user_logic import LogicSettings
 
+WEIGHT_CONTENT = 0.10
+SHARE_CONTENT = 0.04
 WEIGHT_DEVICES = 0.20
 SHARE_DEVICES = 0.10
 """Weight in the blend and share of the candidates of what devices have learnt: those of the neighbours, or less."""
@@ -38,6 +41,8 @@ def first_stage() -> ModelSettings:
         share_repeat=0.25,
         share_sessions=0.15,
         share_trending=0.10,
+        weight_content=WEIGHT_CONTENT,
+        share_content=SHARE_CONTENT,
         reserve=2,
     )
 
@@ -54,6 +59,7 @@ class TrainSettings:
     rank: RankSettings = field(default_factory=RankSettings)
     model: ModelSettings = field(default_factory=first_stage)
     items: ItemSideSettings = field(default_factory=ItemSideSettings)
+    content: ContentSettings = field(default_factory=ContentSettings)
     moments: MomentSettings = field(default_factory=MomentSettings)
     ranker: RankerSettings = field(default_factory=RankerSettings)
     stretch_share: float = 0.15  # of the time before the cut: T1..T2 and T2..cut

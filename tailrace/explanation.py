@@ -75,6 +75,8 @@ class ListExplained:
             "session_mark": self.record.session_mark,
             "weights_version": self.record.weights_version,
             "variant": self.record.variant,
+            "list_policy": self.record.list_policy,
+            "list_shares": {share.policy: share.probability for share in self.record.list_shares},
             "same_list": self.same_list,
             "same_catalogue": self.same_catalogue,
             "same_sessions": self.same_sessions,
@@ -95,6 +97,9 @@ class ListExplained:
             f"({record.model_version}), catalogue mark {record.index_mark}, session mark {record.session_mark}, "
             f"from the state at version {record.version}"
         )
+        if record.list_policy:
+            shares = ", ".join(f"{share.policy} {share.probability:.3f}" for share in record.list_shares)
+            line(f"list policy {record.list_policy}, drawn with the probabilities {shares}")
         if not self.same_list:
             line(f"note: the log holds no record of this list any more; this is of {record.rec_id}", "yellow")
         if not self.same_catalogue:
@@ -231,7 +236,8 @@ def _variant_settings(settings: Settings, key: str, variant: str) -> dict[str, A
 
 def _catalogue(settings: Settings, bundle: Bundle, mark: int) -> tuple[CatalogueView, bool]:
     """Give the catalogue as the list saw it; False when compaction has dropped what it saw."""
-    view, codec, seen = CatalogueView(bundle), Codec(settings.kafka.schema_ids), 0
+    codec, seen = Codec(settings.kafka.schema_ids), 0
+    view = CatalogueView(bundle, settings.model.arrivals)
     with TopicReader(settings, ITEMS) as reader:
         low, high = reader.bounds(0)
         for record in reader.read(0, low, min(mark, high)):

@@ -21,6 +21,7 @@ from udfs.model.bundle import Bundle
 from udfs.model.bundle_writer import write_bundle
 from udfs.model.items import ItemArrays
 from udfs.model.manifest import ModelSettings
+from udfs.ranking.content_table import ItemContent
 from udfs.ranking.device_table import DeviceTable
 from udfs.ranking.features import FEATURE_NAMES, N_FEATURES
 from udfs.ranking.inverted_lists import InvertedLists
@@ -105,11 +106,12 @@ def toy_trees(trees: int = 12, depth: int = 3, seed: int = 0) -> Trees:
     """Return a forest in which a greater inner product or neighbour score never lowers the score by much.
 
     The first three splits of every tree look at the embedding and neighbour scores; deeper ones at any
-    feature, with leaves that differ little.
+    feature that any bundle has, with leaves that differ little.
     """
     rng = np.random.default_rng(seed)
     inner = 2**depth - 1
-    features = rng.integers(0, N_FEATURES, (trees, inner))
+    anywhere = [at for at, name in enumerate(FEATURE_NAMES) if not name.startswith("content_")]
+    features = np.array(anywhere)[rng.integers(0, len(anywhere), (trees, inner))]
     thresholds = rng.uniform(0.0, 2.0, (trees, inner)).astype(np.float32)
     features[:, 0] = FEATURE_NAMES.index("embedding_score")
     thresholds[:, 0] = np.linspace(0.05, 0.6, trees)
@@ -172,6 +174,7 @@ def make_bundle(
     settings: ModelSettings | None = None,
     ivf: InvertedLists | None = None,
     devices: DeviceTable | None = None,
+    content: ItemContent | None = None,
     native: bytes | None = None,
 ) -> Bundle:
     """Write a bundle at `path` and open it."""
@@ -189,6 +192,7 @@ def make_bundle(
         settings=settings,
         ivf=ivf,
         devices=devices,
+        content=content,
         native=native,
     )
     return Bundle.open(path, sha256)

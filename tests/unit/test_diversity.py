@@ -23,7 +23,9 @@ def ranked(scores: list[float], categories: list[int], weight: float, size: int)
     lists = fill_slots(
         np.array(scores, np.float32),
         np.array(categories, np.uint32),
-        Candidates(count, rows, zeros, zeros, zeros, zeros.astype(np.int32), zeros, zeros, zeros, ranks),
+        Candidates(
+            count, rows, zeros, zeros, zeros, zeros.astype(np.int32), zeros, zeros, zeros, zeros, ranks
+        ),
         Finalists(count, rows, rows, zeros),
         ONLY_RANKER,
         np.array([1], np.uint64),

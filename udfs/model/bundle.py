@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ from udfs.model.items import ItemArrays
 from udfs.model.manifest import (
     ARRAYS,
     CATEGORY_NAMES,
+    CONTENT_ARRAYS,
+    CONTENT_FILES,
+    CONTENT_TERMS,
     DEVICE_ARRAYS,
     DEVICE_FILES,
     FORMAT,
@@ -31,6 +34,8 @@ from udfs.model.manifest import (
 )
 from udfs.model.refusal import REASONS, BundleRefused
 from udfs.model.signature import SIGNATURE, SIGNATURE_BYTES, check_signature
+from udfs.ranking.content_table import ContentLinks, ContentTable, ItemContent
+from udfs.ranking.content_vocabulary import ContentVocabulary
 from udfs.ranking.device_table import DeviceTable
 from udfs.ranking.features import FEATURE_LIST_HASH, FEATURE_NAMES, N_FEATURES
 from udfs.ranking.inverted_lists import InvertedLists
@@ -139,11 +144,14 @@ class Bundle:
         _check_files(folder, manifest, limits)
         has_lists = manifest.files.keys() >= LIST_FILES
         has_devices = manifest.files.keys() >= DEVICE_FILES
-        present = [*ARRAYS, *(LIST_ARRAYS if has_lists else ()), *(DEVICE_ARRAYS if has_devices else ())]
+        has_content = manifest.files.keys() >= CONTENT_FILES
+        parts = ((LIST_ARRAYS, has_lists), (DEVICE_ARRAYS, has_devices), (CONTENT_ARRAYS, has_content))
+        present = [*ARRAYS, *(name for names, there in parts if there for name in names)]
         arrays = {name: _load(folder / f"{name}.npy", name) for name in present}
         ids = _load_json(folder / ITEM_IDS, list)
         names = _load_json(folder / CATEGORY_NAMES, dict)
-        check_arrays(arrays, ids, names, manifest)
+        terms = _load_json(folder / CONTENT_TERMS, list) if has_content else []
+        check_arrays(arrays, ids, names, manifest, terms)
         ranker = OnnxRanker((folder / RANKER).read_bytes(), N_FEATURES, providers)
         check_canary(ranker, arrays["canary_features"], arrays["canary_scores"], limits.canary_s, clock)
         items = ItemArrays(
@@ -159,11 +167,18 @@ class Bundle:
             gram=arrays["gram"],
             ivf=ivf,
             devices=DeviceTable(*(arrays[name] for name in DEVICE_ARRAYS)) if has_devices else None,
+            content=_content(terms, arrays) if has_content else None,
         )
         return cls(folder, manifest, sha256, index, ranker)
 
 
 ITEM_ARRAYS = tuple(name for name in ARRAYS if name in ItemArrays.__dataclass_fields__)
+
+
+def _content(terms: Sequence[str], arrays: Mapping[str, NDArray[Any]]) -> ItemContent:
+    idf, components, vectors, *links = (arrays[name] for name in CONTENT_ARRAYS)
+    table = ContentTable.of(ContentLinks(*links))
+    return ItemContent(ContentVocabulary.of(terms, idf, components), vectors, table)
 
 
 def _check_features(manifest: Manifest) -> None:
@@ -182,7 +197,9 @@ def _check_files(folder: Path, manifest: Manifest, limits: BundleLimits) -> None
     named = set(manifest.files)
     if named - KNOWN_FILES:
         raise BundleRefused("extra_file", f"{MANIFEST} names unknown files: {sorted(named - KNOWN_FILES)}")
-    in_part = any(named & group not in (frozenset(), group) for group in (LIST_FILES, DEVICE_FILES))
+    in_part = any(
+        named & group not in (frozenset(), group) for group in (LIST_FILES, DEVICE_FILES, CONTENT_FILES)
+    )
     if REQUIRED_FILES - named or in_part:
         raise BundleRefused("missing_file", f"{MANIFEST} does not name: {sorted(KNOWN_FILES - named)}")
     found = {entry.name for entry in folder.iterdir()} - {MANIFEST, SIGNATURE}

@@ -22,25 +22,28 @@ def check_arrays(
     item_ids: Sequence[Any],
     category_names: Mapping[str, Any],
     manifest: Manifest,
+    terms: Sequence[Any] = (),
 ) -> None:
     """Refuse arrays of the wrong type, shape, order or content.
 
     Parameters
     ----------
     arrays
-        By the names of `ARRAYS`, and all or none of `LIST_ARRAYS`, and of `DEVICE_ARRAYS`.
+        By the names of `ARRAYS`, and all or none of `LIST_ARRAYS`, of `DEVICE_ARRAYS`, and of `CONTENT_ARRAYS`.
     item_ids
         The content of ``item_ids.json``.
     category_names
         The content of ``category_names.json``: decimal hash to name.
     manifest
         What the arrays must agree with.
+    terms
+        The content of ``content_terms.json``; empty without one.
 
     Raises
     ------
     BundleRefused
     """
-    _check_shapes(arrays, manifest)
+    _check_shapes(arrays, manifest, len(terms))
     _check_values(arrays)
     hashes = arrays["item_hashes"]
     if (hashes[1:] <= hashes[:-1]).any() or hashes[0] == 0:
@@ -48,6 +51,10 @@ def check_arrays(
     _check_neighbours(arrays, "neighbour")
     if "device_rows" in arrays:
         _check_neighbours(arrays, "device")
+    if "content_rows" in arrays:
+        _check_neighbours(arrays, "content")
+        if not all(isinstance(term, str) for term in terms) or len(set(terms)) != len(terms):
+            raise BundleRefused("ids", "content_terms: wanted different texts")
     if "ivf_rows" in arrays:
         _check_lists(arrays)
     _check_ids(item_ids, hashes)
@@ -64,10 +71,13 @@ def check_arrays(
             )
 
 
-def _check_shapes(arrays: Mapping[str, NDArray[Any]], manifest: Manifest) -> None:
+def _check_shapes(arrays: Mapping[str, NDArray[Any]], manifest: Manifest, terms: int) -> None:
     sizes = {"n": manifest.items, "n+1": manifest.items + 1, "d": manifest.dimension, "f": N_FEATURES}
     sizes["z"] = int(arrays["neighbour_rows"].size)
     sizes["y"] = int(arrays["device_rows"].size) if "device_rows" in arrays else 0
+    sizes["x"] = int(arrays["content_rows"].size) if "content_rows" in arrays else 0
+    sizes["v"] = terms
+    sizes["e"] = int(arrays["content_vectors"].shape[-1]) if "content_vectors" in arrays else 0
     sizes["m"] = int(arrays["canary_scores"].size)
     cells = len(arrays["ivf_centroids"]) if "ivf_centroids" in arrays else 0
     sizes |= {"c": cells, "c+1": cells + 1}

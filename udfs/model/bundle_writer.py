@@ -18,6 +18,7 @@ from udfs.model.items import ItemArrays
 from udfs.model.manifest import (
     ALL_ARRAYS,
     CATEGORY_NAMES,
+    CONTENT_TERMS,
     ITEM_IDS,
     MANIFEST,
     NATIVE_RANKER,
@@ -27,6 +28,7 @@ from udfs.model.manifest import (
     ModelSettings,
 )
 from udfs.model.onnx_graph import read_graph
+from udfs.ranking.content_table import ContentLinks, ItemContent
 from udfs.ranking.device_table import DeviceTable
 from udfs.ranking.features import FEATURE_LIST_HASH, FEATURE_NAMES
 from udfs.ranking.inverted_lists import InvertedLists
@@ -48,6 +50,7 @@ def write_bundle(
     canary: Mapping[str, Any] | None = None,
     ivf: InvertedLists | None = None,
     devices: DeviceTable | None = None,
+    content: ItemContent | None = None,
     native: bytes | None = None,
 ) -> str:
     """Write a bundle folder atomically.
@@ -73,6 +76,8 @@ def write_bundle(
         Of `udfs.ranking.inverted_lists.build_ivf`, for a catalogue above `EXACT_UP_TO_ITEMS`.
     devices
         What devices have learnt, row-aligned with the items; its privacy belongs into `data`.
+    content
+        What is said of the items, row-aligned; no arrivals.
     native
         The ranker as its trainer saves it (XGBoost's UBJSON), for exact explanations; None: none.
 
@@ -97,6 +102,12 @@ def write_bundle(
         values |= {f"ivf_{name}": value for name, value in ivf._asdict().items()}
     if devices is not None:
         values |= {f"device_{name}": value for name, value in devices._asdict().items()}
+    terms: list[str] = []
+    if content is not None:
+        terms = sorted(content.vocabulary.terms, key=content.vocabulary.terms.__getitem__)
+        values |= {"content_idf": content.vocabulary.idf, "content_components": content.vocabulary.components}
+        values |= {"content_vectors": content.vectors}
+        values |= {f"content_{name}": getattr(content.table, name) for name in ContentLinks._fields}
     arrays = {
         name: np.ascontiguousarray(np.asarray(values[name]).astype(dtype, casting="same_kind", copy=False))
         for name, (dtype, _) in ALL_ARRAYS.items()
@@ -107,6 +118,8 @@ def write_bundle(
     names = {str(key): name for key, name in sorted(items.category_names.items())}
     files[CATEGORY_NAMES] = json.dumps(names).encode()
     files[RANKER] = ranker
+    if content is not None:
+        files[CONTENT_TERMS] = json.dumps(terms).encode()
     if native is not None:
         files[NATIVE_RANKER] = native
     manifest = Manifest(
@@ -126,7 +139,7 @@ def write_bundle(
         metrics=metrics or {},
         canary=canary or {},
     )
-    check_arrays(arrays, items.item_ids, names, manifest)
+    check_arrays(arrays, items.item_ids, names, manifest, terms)
     read_graph(ranker)
     files[MANIFEST] = manifest.to_json()
     _write_folder(target, files)

@@ -53,13 +53,26 @@ DEVICE_ARRAYS: dict[str, tuple[str, tuple[str, ...]]] = {
     "device_rows": ("<i4", ("y",)),
     "device_scores": ("<f4", ("y",)),
 }
-ALL_ARRAYS = ARRAYS | LIST_ARRAYS | DEVICE_ARRAYS
+# What is said of the items, and who is like whom by it (v terms, e components, x links): all and the terms, or none.
+CONTENT_ARRAYS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "content_idf": ("<f4", ("v",)),
+    "content_components": ("<f4", ("v", "e")),
+    "content_vectors": ("<f4", ("n", "e")),
+    "content_offsets": ("<i8", ("n+1",)),
+    "content_rows": ("<i4", ("x",)),
+    "content_scores": ("<f4", ("x",)),
+}
+CONTENT_TERMS = "content_terms.json"
+ALL_ARRAYS = ARRAYS | LIST_ARRAYS | DEVICE_ARRAYS | CONTENT_ARRAYS
 REQUIRED_FILES = frozenset({f"{name}.npy" for name in ARRAYS} | {RANKER, ITEM_IDS, CATEGORY_NAMES})
 LIST_FILES = frozenset(f"{name}.npy" for name in LIST_ARRAYS)
 DEVICE_FILES = frozenset(f"{name}.npy" for name in DEVICE_ARRAYS)
-KNOWN_FILES = REQUIRED_FILES | LIST_FILES | DEVICE_FILES | {NATIVE_RANKER}
+CONTENT_FILES = frozenset({f"{name}.npy" for name in CONTENT_ARRAYS} | {CONTENT_TERMS})
+KNOWN_FILES = REQUIRED_FILES | LIST_FILES | DEVICE_FILES | CONTENT_FILES | {NATIVE_RANKER}
 DEVICE_SETTINGS = ("weight_devices", "share_devices")
 """Left out of a manifest without a table of devices, which is so the same as before there was one."""
+CONTENT_SETTINGS = ("weight_content", "share_content")
+"""Left out of a manifest without a vocabulary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +90,14 @@ class ModelSettings:
     weight_trending: float = 0.06
     weight_popular: float = 0.04
     weight_devices: float = 0.0
+    weight_content: float = 0.0
     share_embedding: float = 0.30  # of the candidates each source may bring
     share_neighbours: float = 0.20
     share_repeat: float = 0.10
     share_sessions: float = 0.20
     share_trending: float = 0.10  # the rest comes from the most popular
     share_devices: float = 0.0
+    share_content: float = 0.0
     learnt_sessions: int = (
         0  # 1: the session source's order and scores are those of the ranker learnt in the stream
     )
@@ -105,6 +120,7 @@ class ModelSettings:
             self.share_sessions,
             self.share_trending,
             self.share_devices,
+            self.share_content,
         )
         if sum(shares) > 1.0 + 1e-9:
             raise ValueError("settings.share_*: together at most 1, so that popular items fill the rest")
@@ -144,9 +160,10 @@ class Manifest:
     def to_json(self) -> bytes:
         """Return the file's bytes: sorted keys, so that equal manifests have equal hashes."""
         tree = dataclasses.asdict(self) | {"format": FORMAT}
-        if not self.files.keys() >= DEVICE_FILES:
-            for name in DEVICE_SETTINGS:
-                del tree["settings"][name]
+        for files, names in ((DEVICE_FILES, DEVICE_SETTINGS), (CONTENT_FILES, CONTENT_SETTINGS)):
+            if not self.files.keys() >= files:
+                for name in names:
+                    del tree["settings"][name]
         return (json.dumps(tree, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 

@@ -118,6 +118,7 @@ def explain(
     StateError
         For an unreadable state.
     """
+    bundle = catalogue.grown(bundle)
     found = prepare(bundle.items, [snapshot], catalogue, settings, bundle.epoch, sessions)
     scores = bundle.ranker.score(found.features, settings.finalists)
     arranged = arrange(bundle, [snapshot], found, scores, catalogue, settings, posteriors)

@@ -35,6 +35,8 @@ class SourceScores(NamedTuple):
     repeat_rank: int
     session_score: float
     session_rank: int
+    content_score: float
+    content_rank: int
     first_stage_score: float
 
 
@@ -81,7 +83,7 @@ def reference_features(
 
 def _of_sources(scores: SourceScores) -> dict[str, float]:
     values = dict(zip(SourceScores._fields, map(float, scores), strict=True))
-    for name in ("embedding_rank", "neighbour_rank", "repeat_rank", "session_rank"):
+    for name in ("embedding_rank", "neighbour_rank", "repeat_rank", "session_rank", "content_rank"):
         values[name] = _reciprocal(int(values[name]))
     return values
 
@@ -94,7 +96,9 @@ def _of_item(row: int, catalogue: CatalogueView) -> dict[str, float]:
         "popularity": float(columns.popularity[row]),
         "trending": float(columns.trending[row]),
         "trend_ratio": float(columns.trending[row]) - float(columns.popularity[row]),
-        "popularity_rank": float(np.log2(2.0 + columns.popular_order.tolist().index(row))),
+        "popularity_rank": float(
+            np.log2(2.0 + min(columns.popular_order.tolist().index(row), len(catalogue.base)))
+        ),
         "price": price,
         "price_in_category": price - usual if price >= 0 and usual == usual else 0.0,
         "repeat_rate": float(columns.repeat_rate[row]),

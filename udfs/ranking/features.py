@@ -43,6 +43,10 @@ FEATURES: tuple[Feature, ...] = (
     _feature("repeat_rank", "1/rank", "rank among the repeat source's candidates; 0: not one"),
     _feature("session_score", "score", "by what sessions like the user's last one did next", 0.0),
     _feature("session_rank", "1/rank", "rank among the session source's candidates; 0: not one"),
+    _feature(
+        "content_score", "cosine", "with the last 10 items by what is said, .85 a step back, summed", 0.0
+    ),
+    _feature("content_rank", "1/rank", "rank among the content source's candidates; 0: not one"),
     _feature("first_stage_score", "score", "the linear blend that made it a finalist"),
     # the item alone
     _feature("popularity", "log1p weight", "all-time weight of its interactions"),

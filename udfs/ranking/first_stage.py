@@ -4,7 +4,7 @@
 weights of `ModelSettings`, where within one user's candidates e is the inner product scaled from its least to
 its greatest value to [0, 1], n and s the neighbour and session scores over their greatest, r the repeat score
 as it is, and t and p are log1p weights over the greatest of the catalogue; with a table of devices
-``+ w_devices * d``, d like n. The best `reserve` of every source
+``+ w_devices * d``, d like n, with a vocabulary ``+ w_content * c``, c like n too. The best `reserve` of every source
 get through whatever the blend says: a source that explores must have something to show.
 """
 
@@ -54,6 +54,7 @@ def pick_finalists(index: ItemIndex, candidates: Candidates, finalists: int) -> 
             settings.weight_trending,
             settings.weight_popular,
             settings.weight_devices,
+            settings.weight_content,
         ],
         np.float32,
     )
@@ -84,12 +85,13 @@ def _pick(
     for user in range(len(candidates.counts)):
         count = candidates.counts[user]
         lowest, highest = np.float32(np.inf), np.float32(-np.inf)
-        most, most_session = zero, zero
+        most, most_session, most_alike = zero, zero, zero
         for c in range(count):
             lowest = min(lowest, candidates.embedding_score[user, c])
             highest = max(highest, candidates.embedding_score[user, c])
             most = max(most, candidates.neighbour_score[user, c])
             most_session = max(most_session, candidates.session_score[user, c])
+            most_alike = max(most_alike, candidates.content_score[user, c])
         embedding_scale = one / (highest - lowest) if highest > lowest else zero
         most_device = zero
         if has_devices:
@@ -110,6 +112,8 @@ def _pick(
             )
             if most_device > zero:
                 blend[c] += weights[6] * (candidates.device_score[user, c] / most_device)
+            if most_alike > zero:
+                blend[c] += weights[7] * (candidates.content_score[user, c] / most_alike)
             score = blend[c]
             for source in range(N_RETRIEVERS):
                 if 0 < candidates.rank[user, c, source] <= reserve:

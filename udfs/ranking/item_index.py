@@ -11,6 +11,7 @@ from udfs.item_factors import ItemFactors
 from udfs.kernel_cache import kernel
 from udfs.model.items import ItemArrays
 from udfs.model.manifest import NEIGHBOURS_PER_ITEM, ModelSettings
+from udfs.ranking.content_table import ContentTable, ItemContent
 from udfs.ranking.device_table import DeviceTable
 from udfs.ranking.inner_product import padded_columns
 from udfs.ranking.inverted_lists import InvertedLists, ListColumns, list_columns
@@ -21,6 +22,8 @@ EXACT_UP_TO_ITEMS = 8_000  # beyond it, inverted lists cost less than reading ev
 class ItemColumns(NamedTuple):
     """Arrays the kernels read, n items of d dimensions, row-aligned unless said otherwise.
 
+    The rows of a bundle ascend by hash; behind them may stand items that came after it, ascending too
+    (`udfs.ranking.arrivals`).
     `prefix` int32 (2**b + 1,) gives for the top b bits of a hash the first row of `hashes`; `transposed`
     float32 (d, padded n) is empty for an index with inverted lists; `category_price` is the mean log1p
     price of the item's category, NaN without one.
@@ -69,6 +72,8 @@ class ItemIndex:
         Inverted lists over the factors, empty where all items are scored.
     devices
         What devices have learnt; None: there is no such source.
+    content
+        What is said of the items; None: there is no such source, and no items come behind those of the bundle.
     """
 
     item_ids: Sequence[str]
@@ -79,6 +84,7 @@ class ItemIndex:
     settings: ModelSettings
     lists: ListColumns
     devices: DeviceTable | None = None
+    content: ItemContent | None = None
 
     @classmethod
     def build(
@@ -90,6 +96,7 @@ class ItemIndex:
         gram: NDArray[np.float32] | None = None,
         ivf: InvertedLists | None = None,
         devices: DeviceTable | None = None,
+        content: ItemContent | None = None,
     ) -> "ItemIndex":
         """Derive the index from a bundle's arrays.
 
@@ -103,7 +110,7 @@ class ItemIndex:
             Where they are known already; else they are computed.
         ivf
             Inverted lists over the factors; None scores every item.
-        devices
+        devices, content
             Row-aligned with the items.
 
         Raises
@@ -152,8 +159,8 @@ class ItemIndex:
         return cls(
             item_ids=items.item_ids,
             category_names=items.category_names,
-            columns=ItemColumns(*(_frozen(value) for value in columns)),
-            prices=_frozen(items.prices),
+            columns=ItemColumns(*(frozen(value) for value in columns)),
+            prices=frozen(items.prices),
             factors=ItemFactors(
                 hashes,
                 factors,
@@ -163,8 +170,14 @@ class ItemIndex:
                 settings.fold_in_regularization,
             ),
             settings=settings,
-            lists=ListColumns(*(_frozen(value) for value in list_columns(ivf, factors))),
-            devices=None if devices is None else DeviceTable(*(_frozen(value) for value in devices)),
+            lists=ListColumns(*(frozen(value) for value in list_columns(ivf, factors))),
+            devices=None if devices is None else DeviceTable(*(frozen(value) for value in devices)),
+            content=None
+            if content is None
+            else content._replace(
+                vectors=frozen(content.vectors),
+                table=ContentTable(*(frozen(value) for value in content.table)),
+            ),
         )
 
     def __len__(self) -> int:
@@ -186,13 +199,20 @@ def row_of(hashes: NDArray[np.uint64], prefix: NDArray[np.int32], shift: int, wa
     """Return the row of `wanted` in `hashes`, or -1.
 
     Hashes are spread evenly, so the rows that share a prefix of log2(n) bits are one or two: half the cost of
-    a hash table's probe and a tenth of a binary search.
+    a hash table's probe and a tenth of a binary search, which is left for the few that came after the bundle.
     """
     bucket = np.int64(wanted >> np.uint64(shift))
     for row in range(prefix[bucket], prefix[bucket + 1]):
         if hashes[row] == wanted:
             return row
-    return -1
+    low, high = np.int64(prefix[-1]), np.int64(len(hashes))
+    while low < high:
+        middle = (low + high) >> 1
+        if hashes[middle] < wanted:
+            low = middle + 1
+        else:
+            high = middle
+    return int(low) if low < len(hashes) and hashes[low] == wanted else -1
 
 
 def _category_price(categories: NDArray[np.uint32], prices: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -213,7 +233,7 @@ def _log_or(values: NDArray[np.float32], unknown: float) -> NDArray[np.float32]:
     return np.where(np.isnan(logs), np.float32(unknown), logs)
 
 
-def _frozen(value: Any) -> Any:
+def frozen(value: Any) -> Any:
     """Return a read-only plain array: one type for a mapped file and an array made here, so one kernel."""
     if not isinstance(value, np.ndarray):
         return value

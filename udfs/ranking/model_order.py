@@ -30,6 +30,7 @@ def model_order(
     StateError, NotFiniteScoreError
         As there.
     """
+    bundle = catalogue.grown(bundle)
     found = prepare(bundle.items, snapshots, catalogue, settings, bundle.epoch, sessions)
     scores = bundle.ranker.score(found.features, settings.finalists).reshape(len(snapshots), -1)
     orders = []

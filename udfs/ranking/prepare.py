@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udfs.ranking.catalogue import CatalogueView
+from udfs.ranking.content_source import find_by_content
 from udfs.ranking.device_source import find_by_devices
 from udfs.ranking.feature_kernel import compute_features
 from udfs.ranking.first_stage import Finalists, pick_finalists
@@ -18,6 +19,9 @@ from udfs.ranking.retrieval import Candidates, find_history, retrieve
 from udfs.ranking.snapshot import Snapshot, StateColumns, decode_states
 from udfs.user_state import UserState
 from udfs.user_vector import refresh_embeddings
+
+SCORED_BY_CONTENT = 4
+"""Times its share that the content source finds: candidates of other sources get its score too."""
 
 
 class SessionSource(Protocol):
@@ -66,7 +70,7 @@ def prepare(
     Parameters
     ----------
     index
-        The items of the epoch.
+        The items of the epoch, or of the catalogue's view, which may hold arrivals.
     snapshots
         U users; a vector of another epoch is folded in again from the interactions.
     catalogue
@@ -94,8 +98,20 @@ def prepare(
     if index.devices is not None:
         most = int(min(settings.candidates, len(index)) * index.settings.share_devices)
         devices = find_by_devices(index.devices, history, catalogue.allowed, most)
+    content = None
+    if index.content is not None:
+        most = int(min(settings.candidates, len(index)) * index.settings.share_content)
+        content = find_by_content(index.content.table, history, catalogue.allowed, SCORED_BY_CONTENT * most)
     candidates = retrieve(
-        index, states, history, live, catalogue.allowed, settings.candidates, settings.rebuy_after_ms, devices
+        index,
+        states,
+        history,
+        live,
+        catalogue.allowed,
+        settings.candidates,
+        settings.rebuy_after_ms,
+        devices,
+        content,
     )
     finalists = pick_finalists(index, candidates, settings.finalists)
     features = compute_features(index, states, history, candidates, finalists, catalogue.price_log)

@@ -96,8 +96,7 @@ def rank_columns(
     ValueError
         For a catalogue of another bundle.
     """
-    if catalogue.index is not bundle.items:
-        raise ValueError("the catalogue view belongs to another bundle; make one with CatalogueView(bundle)")
+    bundle = catalogue.grown(bundle)
     prepared = prepare(bundle.items, snapshots, catalogue, settings, bundle.epoch, sessions)
     scores = bundle.ranker.score(prepared.features, settings.finalists)
     arranged = arrange(bundle, snapshots, prepared, scores, catalogue, settings, posteriors)

@@ -1,4 +1,4 @@
-"""Up to a few hundred candidates of each user from seven sources, each with its score and rank.
+"""Up to a few hundred candidates of each user from eight sources, each with its score and rank.
 
 ==========  ===========================================================================================
 embedding   inner product of the user's vector and the item factors: all items, or inverted lists
@@ -9,6 +9,8 @@ trending    decayed popularity at the model's cut
 popular     all-time popularity, which also fills what the others left
 devices     what the last 10 items speak for, as devices have learnt it (`device_source`); only in bundles with
             such a table
+content     what is like the last 10 items by what is said of it, new items among them (`content_source`); only in
+            bundles with a vocabulary
 ==========  ===========================================================================================
 
 Each source brings its share (`ModelSettings`), best first; an item that several bring is one candidate with
@@ -41,9 +43,9 @@ from udfs.ranking.snapshot import StateColumns
 from udfs.ranking.top_k import order_key, row_of_key, score_of_key, sort_top
 from udfs.user_state import MAX_BOUGHT, MAX_INTERACTIONS
 
-RETRIEVERS = ("embedding", "neighbours", "repeat", "sessions", "trending", "popular", "devices")
+RETRIEVERS = ("embedding", "neighbours", "repeat", "sessions", "trending", "popular", "devices", "content")
 N_RETRIEVERS = len(RETRIEVERS)
-EMBEDDING, NEIGHBOURS, REPEAT, SESSIONS, TRENDING, POPULAR, DEVICES = range(N_RETRIEVERS)
+EMBEDDING, NEIGHBOURS, REPEAT, SESSIONS, TRENDING, POPULAR, DEVICES, CONTENT = range(N_RETRIEVERS)
 _TOUCHED = NEIGHBOUR_ITEMS * 50
 _HAD = MAX_INTERACTIONS + MAX_BOUGHT
 
@@ -63,7 +65,8 @@ class Candidates(NamedTuple):
     repeat_score: NDArray[np.float32]
     session_score: NDArray[np.float32]
     device_score: NDArray[np.float32]  # (U, 0) without a table of devices
-    rank: NDArray[np.int16]  # (U, C, 7)
+    content_score: NDArray[np.float32]  # (U, C), zeros without a vocabulary
+    rank: NDArray[np.int16]  # (U, C, 8)
 
 
 def find_history(index: ItemIndex, states: StateColumns) -> History:
@@ -82,6 +85,7 @@ def retrieve(
     candidates: int,
     rebuy_after_ms: int,
     devices: SessionCandidates | None = None,
+    content: SessionCandidates | None = None,
 ) -> Candidates:
     """Find every user's candidates.
 
@@ -103,6 +107,9 @@ def retrieve(
         For how long a bought item is no candidate.
     devices
         As `sessions`, of what devices have learnt; None: there is no such table.
+    content
+        As `sessions`, of what is said of items; its share becomes candidates, the rest lends its scores. None: there
+        is no vocabulary.
     """
     users = len(states.at_ms)
     limit = min(candidates, len(index))
@@ -114,7 +121,10 @@ def retrieve(
         settings.share_sessions,
         settings.share_trending,
     )
-    quotas = np.array([int(limit * share) for share in shares] + [limit], np.int64)
+    quotas = np.array(
+        [int(limit * share) for share in shares] + [limit, limit, int(limit * settings.share_content)],
+        np.int64,
+    )
     found = Candidates(
         np.zeros(users, np.int32),
         np.zeros((users, limit), np.int32),
@@ -125,6 +135,7 @@ def retrieve(
         np.zeros((users, limit), np.float32),
         np.zeros((users, limit), np.float32),
         np.zeros((users, 0 if devices is None else limit), np.float32),
+        np.zeros((users, limit), np.float32),
         np.zeros((users, limit, N_RETRIEVERS), np.int16),
     )
     bias = np.full(index.columns.transposed.shape[1], -np.inf, np.float32)
@@ -138,6 +149,7 @@ def retrieve(
         history,
         sessions,
         no_sessions(users) if devices is None else devices,
+        no_sessions(users) if content is None else content,
         allowed,
         bias,
         quotas,
@@ -157,6 +169,7 @@ def _retrieve(
     history: History,
     sessions: SessionCandidates,
     devices: SessionCandidates,
+    content: SessionCandidates,
     allowed: NDArray[np.bool_],
     bias: NDArray[np.float32],
     quotas: NDArray[np.int64],
@@ -231,6 +244,12 @@ def _retrieve(
             keys[best] = order_key(devices.score[user, j], row)
             best += allowed[row] and scratch.excluded[row] != stamp
         taken = _take(user, DEVICES, keys, best, taken, slot, found)
+        best = 0
+        for j in range(content.counts[user]):
+            row = content.rows[user, j]
+            keys[best] = order_key(content.score[user, j], row)
+            best += allowed[row] and scratch.excluded[row] != stamp
+        taken = _take(user, CONTENT, keys, min(best, quotas[CONTENT]), taken, slot, found)
         for source in (TRENDING, POPULAR):
             order = items.trending_order if source == TRENDING else items.popular_order
             rank = 0
@@ -254,6 +273,9 @@ def _retrieve(
         for j in range(devices.counts[user]):
             if slot[devices.rows[user, j]] > 0:
                 found.device_score[user, slot[devices.rows[user, j]] - 1] = devices.score[user, j]
+        for j in range(content.counts[user]):
+            if slot[content.rows[user, j]] > 0:
+                found.content_score[user, slot[content.rows[user, j]] - 1] = content.score[user, j]
         for c in range(taken):
             row = found.rows[user, c]
             slot[row] = 0

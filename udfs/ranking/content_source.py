@@ -1,0 +1,93 @@
+"""The content source: items like a user's last ones by what is said of them, new items among them at once.
+
+A bundle without a vocabulary has no such source, and nothing of this runs.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from udfs.kernel_cache import kernel
+from udfs.model.manifest import NEIGHBOURS_PER_ITEM
+from udfs.ranking.content_table import ContentTable
+from udfs.ranking.history import NEIGHBOUR_DECAY, NEIGHBOUR_ITEMS, History
+from udfs.ranking.live_sessions import SessionCandidates
+from udfs.ranking.top_k import order_key, row_of_key, score_of_key, sort_top
+
+_TOUCHED = NEIGHBOUR_ITEMS * 2 * NEIGHBOURS_PER_ITEM
+
+
+def find_by_content(
+    table: ContentTable, history: History, allowed: NDArray[np.bool_], limit: int
+) -> SessionCandidates:
+    """Return what is like each user's last 10 items, at most `limit` items a user.
+
+    The score of an item is the sum of its cosines with the last items, .85 a step back. Items that the epoch does not
+    know come by turns with those it knows, the best of either first: they have no other source to bring them.
+
+    Parameters
+    ----------
+    allowed
+        bool (n + m,): in stock and not blocked.
+    """
+    users = len(history.n_recent)
+    found = SessionCandidates(
+        np.zeros(users, np.int32), np.zeros((users, limit), np.int32), np.zeros((users, limit), np.float32)
+    )
+    _find(table, history, allowed, found)
+    return found
+
+
+@kernel
+def _find(
+    table: ContentTable, history: History, allowed: NDArray[np.bool_], found: SessionCandidates
+) -> None:
+    limit, known = found.rows.shape[1], len(table.offsets) - 1
+    arrived = len(table.late_rows) > 0
+    sums = np.zeros(len(allowed), np.float32)
+    touched = np.empty(_TOUCHED, np.int32)
+    keys, late_keys = np.empty(_TOUCHED, np.uint64), np.empty(_TOUCHED, np.uint64)
+    for user in range(len(history.n_recent)):
+        n_touched = 0
+        step = np.float32(1.0)
+        for j in range(history.n_recent[user]):
+            recent = history.recent_rows[user, j]
+            if recent < known:
+                for at in range(table.offsets[recent], table.offsets[recent + 1]):
+                    row = table.rows[at]
+                    if sums[row] == np.float32(0.0):
+                        touched[n_touched] = row
+                        n_touched += 1
+                    sums[row] += step * table.scores[at]
+            if arrived:
+                for at in range(table.late_offsets[recent], table.late_offsets[recent + 1]):
+                    row = table.late_rows[at]
+                    if sums[row] == np.float32(0.0):
+                        touched[n_touched] = row
+                        n_touched += 1
+                    sums[row] += step * table.late_scores[at]
+            step = np.float32(step * np.float32(NEIGHBOUR_DECAY))
+        n_known, n_late = 0, 0
+        for k in range(n_touched):
+            row = touched[k]
+            if allowed[row]:
+                if row < known:
+                    keys[n_known] = order_key(sums[row], row)
+                    n_known += 1
+                else:
+                    late_keys[n_late] = order_key(sums[row], row)
+                    n_late += 1
+            sums[row] = np.float32(0.0)
+        sort_top(keys, n_known, min(n_known, limit))
+        sort_top(late_keys, n_late, min(n_late, limit))
+        at_known, at_late = 0, 0
+        kept = min(n_known + n_late, limit)
+        for k in range(kept):
+            if at_late < n_late and (at_late <= at_known or at_known >= n_known):
+                key = late_keys[at_late]
+                at_late += 1
+            else:
+                key = keys[at_known]
+                at_known += 1
+            found.rows[user, k] = row_of_key(key)
+            found.score[user, k] = score_of_key(key)
+        found.counts[user] = kept
