@@ -1,9 +1,9 @@
 """What a bundle's lists would have earned on the product's own examples.
 
 Each slot is weighed by itself, by how likely the bundle would have shown what was shown there, given the slots
-before. How likely each source was is taken as it was logged, what all users had taught included; the share for new
-items is the deployment's, of the items that are new to the bundle. What examples do not hold is outside (`OUTSIDE`),
-for both bundles of a comparison alike.
+before. How likely each source was is taken as it was logged, what all users had taught included, and so is a list's
+policy; the share for new items is the deployment's, of the items that are new to the bundle. What examples do not
+hold is outside (`OUTSIDE`), for both bundles of a comparison alike.
 
 Source: as `model_export.protocols.policy_value`, which judges policies over the sources of one bundle.
 """
@@ -95,7 +95,10 @@ def replayed_value(
         for at, one in enumerate(batch):
             logged[at, : len(one.items)] = [rows.row(item_hash(item.item_id)) for item in one.items]
         sources = np.array([_sources(one) for one in batch])
-        found = slot_shares(bundle, [_snapshot(one) for one in batch], logged, view, settings, sources)
+        policies = [one.list_policy for one in batch]
+        found = slot_shares(
+            bundle, [_snapshot(one) for one in batch], logged, view, settings, sources, policies
+        )
         shares += [found[at, : len(one.items)] for at, one in enumerate(batch)]
     items = [item for one in examples for item in one.items]
     numbers: dict[str, int] = {}

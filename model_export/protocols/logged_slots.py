@@ -11,7 +11,7 @@ many: they are left out, and what their share left to the slots before is divide
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -53,6 +53,8 @@ class LoggedSlots(NamedTuple):
         bool (N,): arms were found that have the logged propensity. Without, the arm drawn stands for it.
     skipped
         Lists whose snapshot could not be read.
+    unit
+        What a round is, for people.
     """
 
     users: npt.NDArray[np.int64]
@@ -69,6 +71,7 @@ class LoggedSlots(NamedTuple):
     covers: npt.NDArray[np.float64]
     explained: npt.NDArray[np.bool_]
     skipped: int
+    unit: str = "slot"
 
 
 def logged_slots(
@@ -135,13 +138,13 @@ def logged_slots(
         np.array(users, np.int64),
         np.array([one.list_time for one in kept], np.int64),
         np.array([one.settled_time for one in kept], np.int64),
-        np.stack([np.ones(len(kept)), np.log1p([state.n_events for state in states]) / 8.0], axis=1),
+        user_context(states),
         np.stack([alpha - np.array(PRIOR_ALPHA), beta - np.array(PRIOR_BETA)], axis=1).clip(0.0),
         plays,
         lists,
         np.array([item.slot for _, item in slots], np.int64),
         arms,
-        np.array([_earned(item, metric) for _, item in slots]),
+        np.array([earned(item, metric) for _, item in slots]),
         propensities,
         covers,
         explained,
@@ -169,7 +172,13 @@ def _new_slot(example: Example) -> int:
     )
 
 
-def _earned(item: ExampleItem, metric: str) -> float:
+def user_context(states: Sequence[UserState]) -> npt.NDArray[np.float64]:
+    """Return what is known of users before their lists, float64 (L, CONTEXT)."""
+    return np.stack([np.ones(len(states)), np.log1p([state.n_events for state in states]) / 8.0], axis=1)
+
+
+def earned(item: ExampleItem, metric: str) -> float:
+    """Return what a slot earned by one of `METRICS`."""
     if metric == "click":
         return float(item.clicked)
     if metric == "add_to_cart":

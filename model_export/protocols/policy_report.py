@@ -18,6 +18,7 @@ from model_export.protocols.policy_value import (
     policy_value,
 )
 from model_export.protocols.slot_policies import candidate_probabilities
+from udfs.user_state import SOURCES
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class PolicyReport:
     earned: Estimate
     value: PolicyValue
     seed: int
+    unit: str = "slot"
     protocol: str = "policy"
 
     def title(self) -> str:
@@ -42,8 +44,8 @@ class PolicyReport:
     def intro(self) -> str:
         """Return what is estimated from what."""
         return (
-            f"What {self.candidate} would have earned a slot ({self.metric}), estimated on examples of the product, "
-            "with 95 % intervals from drawing users again."
+            f"What {self.candidate} would have earned a {self.unit} ({self.metric}), estimated on examples of the "
+            "product, with 95 % intervals from drawing users again."
         )
 
     def tables(self) -> Mapping[str, Sequence[Sequence[str]]]:
@@ -57,8 +59,8 @@ class PolicyReport:
         """Return what is to be said with the figures."""
         value = self.value
         return [
-            f"{self.slots:,} slots of {self.lists:,} lists and {self.users:,} users; {self.skipped} lists could not "
-            f"be read. They tell as much as {value.effective:,.0f} slots; the greatest weight is "
+            f"{self.slots:,} {self.unit}s of {self.lists:,} lists and {self.users:,} users; {self.skipped} lists "
+            f"could not be used. They tell as much as {value.effective:,.0f} {self.unit}s; the greatest weight is "
             f"{value.max_weight:.1f}, the mean {value.mean_weight.value:.3f}. Seed {self.seed}.",
             *(f"Warning: {text}." for text in value.warnings),
         ]
@@ -66,16 +68,23 @@ class PolicyReport:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
         sizes = {name: getattr(self, name) for name in ("slots", "lists", "users", "skipped", "seed")}
-        named = {"protocol": self.protocol, "candidate": self.candidate, "metric": self.metric}
+        named = {
+            "protocol": self.protocol,
+            "candidate": self.candidate,
+            "metric": self.metric,
+            "unit": self.unit,
+        }
         return named | sizes | {"as_logged": self.earned.to_dict()} | self.value.to_dict()
 
 
-def judge(log: LoggedSlots, candidate: str, metric: str, evidence: str, seed: int) -> PolicyReport:
+def judge(
+    log: LoggedSlots, candidate: str, metric: str, evidence: str, seed: int, arms: Sequence[str] = SOURCES
+) -> PolicyReport:
     """Value a candidate.
 
     Parameters
     ----------
-    candidate, evidence
+    candidate, evidence, arms
         As of `candidate_probabilities`.
     metric
         That the log was read with.
@@ -87,11 +96,12 @@ def judge(log: LoggedSlots, candidate: str, metric: str, evidence: str, seed: in
     ValueError
         For a candidate that does not exist.
     """
-    probabilities = candidate_probabilities(candidate, log, evidence)
+    probabilities = candidate_probabilities(candidate, log, evidence, arms)
     rng = np.random.default_rng(seed)
     value = policy_value(log, probabilities, expected_rates(log, rng), rng)
     sizes = len(log.rewards), len(log.users), int(log.users.max()) + 1
-    return PolicyReport(candidate, metric, *sizes, log.skipped, earned_itself(log, rng), value, seed)
+    earned = earned_itself(log, rng)
+    return PolicyReport(candidate, metric, *sizes, log.skipped, earned, value, seed, log.unit)
 
 
 def _row(policy: str, name: str, found: Estimate) -> list[str]:

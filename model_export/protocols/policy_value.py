@@ -30,6 +30,7 @@ SWITCH_AT: Final = 10.0
 """Weights beyond it are left to the model of rewards."""
 FEW_ROUNDS: Final = 500
 LEAST_SHARE: Final = 0.01
+_FLOORS: Final = {"slot": "model.exploration_floor", "list": "model.list_floor"}
 ROUNDED: Final = 1e-6
 """Propensities are logged with nine decimals."""
 
@@ -151,8 +152,8 @@ def _warnings(found: PolicyValue, log: LoggedSlots) -> tuple[str, ...]:
     slots = len(log.rewards)
     if found.effective < max(FEW_ROUNDS, LEAST_SHARE * slots):
         texts.append(
-            f"little overlap: the log tells as much as {found.effective:,.0f} slots of {slots:,}; "
-            "a higher model.exploration_floor would tell more"
+            f"little overlap: the log tells as much as {found.effective:,.0f} {log.unit}s of {slots:,}; "
+            f"a higher {_FLOORS[log.unit]} would tell more"
         )
     if not found.mean_weight.low - ROUNDED <= 1.0 <= found.mean_weight.high + ROUNDED:
         texts.append(

@@ -6,7 +6,7 @@ known, not before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -21,30 +21,31 @@ from udfs.bandits.thompson_linear import ThompsonLinear
 from udfs.bandits.ucb1 import Ucb1
 from udfs.user_state import SOURCES
 
-K: Final = len(SOURCES)
 LEARNING: Final[Mapping[str, Callable[..., Any]]] = {
-    "epsilon-greedy": lambda **given: EpsilonGreedy(K, **given),
-    "ucb1": lambda **given: Ucb1(K, **given),
-    "thompson-beta": lambda **given: ThompsonBeta(K, **given),
-    "linucb": lambda **given: LinUcb(K, CONTEXT, **given),
-    "thompson-linear": lambda **given: ThompsonLinear(K, CONTEXT, **given),
+    "epsilon-greedy": EpsilonGreedy,
+    "ucb1": Ucb1,
+    "thompson-beta": ThompsonBeta,
+    "linucb": lambda arms, **given: LinUcb(arms, CONTEXT, **given),
+    "thompson-linear": lambda arms, **given: ThompsonLinear(arms, CONTEXT, **given),
 }
 NAMES: Final = ("logged", "uniform", *SOURCES, *LEARNING)
 EVIDENCE: Final = ("all", "user")
 
 
 def candidate_probabilities(
-    candidate: str, log: LoggedSlots, evidence: str = "all"
+    candidate: str, log: LoggedSlots, evidence: str = "all", arms: Sequence[str] = SOURCES
 ) -> npt.NDArray[np.float64]:
     """Return with which probability a candidate draws each arm for each list, float64 (L, K).
 
     Parameters
     ----------
     candidate
-        One of `NAMES`; a learning one with its parameters, e.g. ``ucb1:width=0.3,floor=0.02``.
+        ``logged``, ``uniform``, an arm, or one of `LEARNING` with its parameters, e.g. ``ucb1:width=0.3,floor=0.02``.
     evidence
         ``all``: it learns from everybody's lists. ``user``: it knows each user's own credits, as the job does;
         only of policies without contexts.
+    arms
+        Names of the log's K arms.
 
     Raises
     ------
@@ -54,16 +55,17 @@ def candidate_probabilities(
     name, _, words = candidate.partition(":")
     lists = len(log.users)
     if name not in LEARNING:
-        if words or name not in NAMES:
-            raise ValueError(f"candidate: wanted one of {', '.join(NAMES)}, got {candidate!r}")
+        known = ("logged", "uniform", *arms, *LEARNING)
+        if words or name not in known:
+            raise ValueError(f"candidate: wanted one of {', '.join(known)}, got {candidate!r}")
         if name == "logged":
             return log.plays
         if name == "uniform":
-            return np.full((lists, K), 1.0 / K)
-        return np.tile(np.eye(K)[SOURCES.index(name)], (lists, 1))
+            return np.full((lists, len(arms)), 1.0 / len(arms))
+        return np.tile(np.eye(len(arms))[arms.index(name)], (lists, 1))
     try:
         given = {key: float(value) for key, value in (word.split("=") for word in words.split(",") if word)}
-        policy = LEARNING[name](**given)
+        policy = LEARNING[name](len(arms), **given)
     except (TypeError, ValueError) as error:
         raise ValueError(f"candidate {candidate!r}: {error}") from error
     if evidence == "user":
@@ -77,7 +79,7 @@ def _learning(policy: Any, log: LoggedSlots) -> npt.NDArray[np.float64]:
     bounds = np.searchsorted(log.lists, np.arange(len(log.users) + 1))
     known = np.argsort(log.settled_ms, kind="stable").tolist()
     settled_ms, list_ms = log.settled_ms.tolist(), log.list_ms.tolist()
-    found = np.empty((len(log.users), K))
+    found = np.empty(log.plays.shape)
     state, learnt = policy.start(), 0
     for row in range(len(log.users)):
         while learnt < len(known) and settled_ms[known[learnt]] <= list_ms[row]:

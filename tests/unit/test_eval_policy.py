@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from model_export.protocols.logged_lists import logged_lists
 from model_export.protocols.logged_slots import LoggedSlots, logged_slots
 from model_export.protocols.policy_report import judge
 from model_export.protocols.policy_value import ESTIMATORS, by_user
 from model_export.protocols.slot_policies import NAMES, candidate_probabilities
-from schemas.records import Example, ExampleItem
+from schemas.records import Example, ExampleItem, ListShare
 from tailrace import example_log
 from tailrace.cli import app
 from udfs.bandit import PRIOR_ALPHA, PRIOR_BETA, arm_probabilities, credit_arm
@@ -230,3 +231,65 @@ def test_a_file_that_is_none_is_an_error_with_its_name(tmp_path: Path) -> None:
     file.write_bytes(b"junk")
     done = CliRunner().invoke(app, ["eval", "policy", "logged", "--data", str(file)])
     assert done.exit_code != 0 and "junk.avro" in str(done.exception)
+
+
+LIST_SHARES = {"plain": 0.7, "spread": 0.2, "loyal": 0.1}
+LIST_RATES = {"plain": 0.05, "spread": 0.15, "loyal": 0.02}
+
+
+def with_list_policies(examples: list[Example]) -> list[Example]:
+    """The same lists, each drawn by one of three list policies, of which the seldom drawn one is the best."""
+    rng = np.random.default_rng(4)
+    names = list(LIST_SHARES)
+    made = []
+    for example in examples:
+        name = names[int(rng.choice(3, p=list(LIST_SHARES.values())))]
+        clicked = [bool(rng.random() < LIST_RATES[name]) for _ in example.items]
+        items = [
+            item._replace(clicked=click, reward=float(click))
+            for item, click in zip(example.items, clicked, strict=True)
+        ]
+        shares = tuple(ListShare(*pair) for pair in LIST_SHARES.items())
+        made.append(example._replace(items=tuple(items), list_policy=name, list_shares=shares))
+    return made
+
+
+@pytest.mark.parametrize("name", [*LIST_SHARES, "uniform", "logged"])
+def test_a_list_policys_value_comes_near_what_its_lists_earn(name: str) -> None:
+    log_, arms = logged_lists(with_list_policies(log(4_000)), "click")
+    assert arms == ("loyal", "plain", "spread") and len(log_.rewards) == 4_000
+    rates = {one: SLOTS * rate for one, rate in LIST_RATES.items()}
+    logged_worth = sum(share * rates[one] for one, share in LIST_SHARES.items())
+    truth = rates | {"uniform": sum(rates.values()) / 3, "logged": logged_worth}
+    report = judge(log_, name, "click", "all", 0, arms)
+    for estimator in ("ips", "snips", "dr"):
+        found = getattr(report.value, estimator)
+        assert abs(found.value - truth[name]) < 4 * found.error + 1e-9, estimator
+    assert not [text for text in report.value.warnings if "propensit" in text]
+
+
+def test_a_policy_over_list_policies_learns_which_is_best() -> None:
+    log_, arms = logged_lists(with_list_policies(log(3_000)), "reward")
+    shares = candidate_probabilities("thompson-beta:floor=0.02", log_, "all", arms)
+    assert shares[-100:].mean(axis=0).argmax() == arms.index("spread")
+    report = judge(log_, "thompson-beta:floor=0.02", "reward", "all", 0, arms)
+    assert report.value.snips.value > report.earned.high
+    assert log_.rewards.max() == 1.0, "a list earns 1 at most"
+
+
+def test_the_command_judges_list_policies_and_leaves_lists_without_one_out(tmp_path: Path) -> None:
+    file = tmp_path / "examples.avro"
+    examples = with_list_policies(log(60))
+    example_log.keep(
+        [*examples, *(one._replace(rec_id=f"x{one.rec_id}", list_policy="") for one in examples[:9])], file
+    )
+    words = ["eval", "policy", "list:spread", "--data", str(file), "--json"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert (found["unit"], found["lists"], found["slots"], found["skipped"]) == ("list", 60, 60, 9)
+    assert any("model.list_floor" in text for text in found["warnings"])
+    for wrong in (["eval", "policy", "list:ranker", "--data", str(file)], [*words, "--evidence", "user"]):
+        assert CliRunner().invoke(app, wrong).exit_code != 0
+    example_log.keep(log(5), file)
+    assert "list policy" in str(CliRunner().invoke(app, words).exception)

@@ -24,6 +24,7 @@ from tailrace.commands.model_gate import gate_bundle
 from tailrace.errors import UserError
 from tailrace.model_switch import Activated
 from tests.gate_shop import USERS, events_file
+from udfs.bandits.list_policy import ListPolicy
 from udfs.bandits.shared_posterior import SharedPosterior
 from udfs.model.bundle import Bundle
 from udfs.model.gate import Figures, GateLimits, Verdict, judge
@@ -145,6 +146,22 @@ def test_what_all_users_taught_and_the_share_for_new_items_are_in_a_models_own_p
     assert other.effective < 1_990, "without a share no slot takes an item that no source has"
 
 
+def test_a_list_is_worth_what_it_earned_under_the_list_policy_that_it_had(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "7")
+    policies = (
+        ListPolicy("plain"),
+        ListPolicy("spread", 0.8),
+        ListPolicy("mix", None, (1.0, 0.0, 1.0, 0.0, 2.0)),
+    )
+    rank = dataclasses.replace(RANK, list_policies=policies)
+    made = own_log(bundle, rank=rank)
+    assert {one.list_policy for one in made} == {"plain", "spread", "mix"}
+    found = replayed_value(bundle, readable(made), rank, np.random.default_rng(0))
+    assert found.effective == pytest.approx(2_000, rel=1e-6)
+    silent = [one._replace(list_policy="") for one in made]
+    assert replayed_value(bundle, silent, rank, np.random.default_rng(0)).effective < 1_950
+
+
 def test_a_model_that_knows_an_item_well_gives_it_by_its_sources_and_not_by_the_share(tmp_path: Path) -> None:
     old = make_bundle(tmp_path / "7")
     items = dataclasses.replace(toy_items(), popularity=np.full(300, 99.0, np.float32))
@@ -194,7 +211,8 @@ def own_log(
             )  # fmt: skip
         examples.append(
             Example(ranked.rec_id, "default", f"u{k}", shot.version, NOW_MS, NOW_MS, NOW_MS, EPOCH, "toy", "",
-                    0, tuple(items), shot.state, tuple(ranked.source_probabilities))
+                    0, tuple(items), shot.state, tuple(ranked.source_probabilities),
+                    ranked.list_policy, ranked.list_shares)
         )  # fmt: skip
     return examples
 

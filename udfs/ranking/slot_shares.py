@@ -17,6 +17,7 @@ from udfs.ranking.catalogue import CatalogueView
 from udfs.ranking.diversity import best_marginal, scale_scores
 from udfs.ranking.exploration import RANKER, arm_ranks, best_of_arm
 from udfs.ranking.first_stage import Finalists
+from udfs.ranking.list_policies import NONE, apply_list_policies
 from udfs.ranking.new_items import NewItems, draw_new_item, find_new_items
 from udfs.ranking.play_shares import N_ARMS, play_probabilities
 from udfs.ranking.rank import RankSettings, prepare
@@ -32,6 +33,7 @@ def slot_shares(
     catalogue: CatalogueView,
     settings: RankSettings,
     logged_probabilities: NDArray[np.float64] | None = None,
+    list_policies: Sequence[str] = (),
 ) -> NDArray[np.float64]:
     """Return how likely each logged item was.
 
@@ -51,6 +53,8 @@ def slot_shares(
     logged_probabilities
         float64 (U, 5): how likely each source was at a slot; a row of NaN, or None: not logged, and what the user's
         own credits say is taken.
+    list_policies
+        Name of each list's policy, as logged; empty: none. One that the settings do not know is as none.
 
     Returns
     -------
@@ -82,12 +86,22 @@ def slot_shares(
         found.candidates.rank,
         found.finalists,
         probabilities,
-        settings.diversity,
+        _diversity(settings, len(snapshots), list_policies),
         new_items,
         logged,
         shares,
     )
     return shares
+
+
+def _diversity(settings: RankSettings, users: int, chosen: Sequence[str]) -> NDArray[np.float64]:
+    """Return the weight of diversity of each list, float64 (U,)."""
+    names = [one.name for one in settings.list_policies]
+    drawn = np.array(
+        [names.index(name) if name in names else NONE for name in chosen or [""] * users], np.int32
+    )
+    nothing = np.empty((users, N_ARMS))
+    return apply_list_policies(settings.list_policies, drawn, nothing, settings.diversity, 0.0)[1]
 
 
 @kernel
@@ -97,7 +111,7 @@ def _shares(
     rank: NDArray[np.int16],
     finalists: Finalists,
     probabilities: NDArray[np.float64],
-    diversity: float,
+    diversity: NDArray[np.float64],
     new_items: NewItems,
     logged: NDArray[np.int32],
     shares: NDArray[np.float64],
@@ -125,7 +139,7 @@ def _shares(
                 shares[user, slot] = new_items.share / eligible
                 eligible = 0
             else:
-                best = best_marginal(relevance, repeated, taken, count, slot, diversity)
+                best = best_marginal(relevance, repeated, taken, count, slot, diversity[user])
                 for arm in range(N_ARMS):
                     pick = best if arm == RANKER else best_of_arm(arm_rank[arm], taken, count)
                     if pick < 0:
