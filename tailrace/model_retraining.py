@@ -50,6 +50,8 @@ class RetrainPlan(NamedTuple):
         How it is tried; its epoch is that of the new bundle.
     seed
         Of all random numbers.
+    look_every_s
+        Between two looks of the canary.
     """
 
     window_days: float | None = None
@@ -58,6 +60,7 @@ class RetrainPlan(NamedTuple):
     key: Path | None = None
     canary: CanaryPlan = CanaryPlan(1)
     seed: int = 0
+    look_every_s: float = 60.0
 
 
 @dataclass
@@ -181,13 +184,15 @@ def _steps(
         run.outcome, run.why = SERVES, "it passed the gate"
     else:
         with run.step("canary"):
-            found = _try_on_users(settings, plan.canary._replace(epoch=epoch), say)
+            found = _try_on_users(settings, plan.canary._replace(epoch=epoch), plan.look_every_s, say)
         run.outcome, run.why = (SERVES if found.word == PROMOTE else TAKEN_BACK), found.why
 
 
-def _try_on_users(settings: Settings, plan: CanaryPlan, say: Callable[[str], None]) -> model_canary.CanaryEnd:
+def _try_on_users(
+    settings: Settings, plan: CanaryPlan, every_s: float, say: Callable[[str], None]
+) -> model_canary.CanaryEnd:
     experiment = model_canary.start(settings, plan)
-    found = model_canary.watch(settings, plan, experiment, say=say)
+    found = model_canary.watch(settings, plan, experiment, every_s=every_s, say=say)
     model_canary.end(settings, plan, found, say=say)
     return found
 

@@ -45,6 +45,9 @@ def retrain(
         float, typer.Option(min=0.0001, max=0.9, help="Of the users in the canary.")
     ] = _PLAN.share,
     hours: Annotated[float, typer.Option(min=0.0, help="Of the canary.")] = _PLAN.hours,
+    look_every: Annotated[
+        float, typer.Option(min=0.1, help="Seconds between two looks of the canary.")
+    ] = 60.0,
     key: Annotated[
         Path | None,
         typer.Option(
@@ -78,7 +81,7 @@ def retrain(
             exit_code=ExitCode.USAGE,
         )
     settings, console = load(config), Console(stderr=True, highlight=False, quiet=as_json)
-    plan = RetrainPlan(window_days, held_days, then, key, CanaryPlan(1, share, hours=hours), seed)
+    plan = RetrainPlan(window_days, held_days, then, key, CanaryPlan(1, share, hours=hours), seed, look_every)
 
     def say(line: str) -> None:
         console.print(line, soft_wrap=True, markup=False)

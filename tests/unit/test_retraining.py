@@ -86,7 +86,9 @@ class World:
         self.active = epoch
         return Activated(epoch, "toy", "ab", 2, True, 0, 0.1)
 
-    def try_on_users(self, _: Settings, plan: CanaryPlan, say: Callable[[str], None]) -> CanaryEnd:
+    def try_on_users(
+        self, _: Settings, plan: CanaryPlan, every_s: float, say: Callable[[str], None]
+    ) -> CanaryEnd:
         self.calls.append(f"canary {plan.epoch} {plan.share}")
         return self.end
 
