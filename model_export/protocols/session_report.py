@@ -19,6 +19,7 @@ from model_export.protocols.sessions import (
     ablation,
     baselines,
     evaluate,
+    networks,
     ours,
     published,
 )
@@ -38,7 +39,9 @@ class SessionReport:
     counts: dict[int, dict[str, int]]
     wall_s: float
     cpu_s: float
-    protocol: str = "sessions"  # or with --ablation or --publish, which have sections of their own
+    protocol: str = (
+        "sessions"  # or with --ablation, --publish or --sequence, which have sections of their own
+    )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values: our figures by setting, those of baselines, ablations and delays by name."""
@@ -53,13 +56,15 @@ class SessionReport:
             "baselines": {},
             "ablation": {},
             "published": {},
+            "network": {},
         }
         for outcome in self.outcomes:
             if outcome.model == OURS:
                 result[outcome.setting] = outcome.to_dict()
             else:
                 first = outcome.model.split()[0]
-                group = {"without": "ablation", "published": "published"}.get(first, "baselines")
+                groups = {"without": "ablation", "published": "published", "network": "network"}
+                group = groups.get(first, "baselines")
                 result[group][outcome.model] = outcome.to_dict()
         return result
 
@@ -68,6 +73,7 @@ class SessionReport:
         told = {
             "sessions --ablation": "what each part brings",
             "sessions --publish": "what it costs to serve what was published last",
+            "sessions --sequence": "what a sequential network brings",
         }
         return f"Session clicks: {told.get(self.protocol, 'the continual protocol')}"
 
@@ -150,15 +156,28 @@ def run(
     with_baselines: bool,
     with_ablation: bool = False,
     publish_clicks: Sequence[int] = (),
+    with_network: bool = False,
     tell: Tell | None,
 ) -> SessionReport:
-    """Evaluate our model in each setting; the baselines, and our model without its parts or with delays, online."""
+    """Evaluate our model in each setting; all others online.
+
+    Parameters
+    ----------
+    log, settings, tested, seed, sample
+        What is evaluated, how, on which periods, and how the log was drawn.
+    with_baselines, with_ablation, publish_clicks, with_network
+        What runs beside: baselines, ours without its parts, with delays, and a sequential network.
+    tell
+        As for `evaluate`.
+    """
     started_s, cpu_s = time.perf_counter(), time.process_time()
     others = baselines(log) if with_baselines else {}
     if with_ablation:
         others |= ablation(log, seed)
     if publish_clicks:
         others |= published(log, seed, publish_clicks)
+    if with_network:
+        others |= networks(log, seed)
     with threadpool_limits(limits=1, user_api="blas"):  # as in a worker: more threads spin, and cost more
         outcomes = [
             evaluate(OURS, lambda: ours(log, seed), log, setting, tested, tell) for setting in settings
@@ -173,5 +192,10 @@ def run(
         {period: log.counts(period) for period in tested},
         time.perf_counter() - started_s,
         time.process_time() - cpu_s,
-        "sessions --ablation" if with_ablation else "sessions --publish" if publish_clicks else "sessions",
+        _protocol(ablation=with_ablation, publish=bool(publish_clicks), sequence=with_network),
     )
+
+
+def _protocol(**parts: bool) -> str:
+    """Return the name of the section: that of the first part that runs."""
+    return next((f"sessions --{name}" for name, runs in parts.items() if runs), "sessions")

@@ -123,6 +123,23 @@ def published(
     return found | {"published as in the job": maker(job.publisher, job.ranker)}
 
 
+def networks(log: SessionLog, seed: int) -> dict[str, Callable[[], SessionModel]]:
+    """Return how to make a sequential network, alone and beside the model that serves.
+
+    Raises
+    ------
+    SequenceTrainingError
+        When it is made without PyTorch.
+    """
+    from model_export.protocols.session_network import BlendedModel, NetworkModel
+
+    items = len(log.item_ids)
+    return {
+        "network alone": lambda: NetworkModel(items, seed),
+        "network beside tailrace": lambda: BlendedModel(items, seed),
+    }
+
+
 def ablation(log: SessionLog, seed: int) -> dict[str, Callable[[], SessionModel]]:
     """Return how to make the model that serves, each time without one of its parts."""
     items, whole = len(log.item_ids), SessionRankerSettings()

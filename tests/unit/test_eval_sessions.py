@@ -243,3 +243,22 @@ def test_the_ablation_leaves_each_part_out_and_nothing_else(shop: Path) -> None:
     left_out = [make().ranker.settings for name, make in ablation(log, 0).items() if name != "without ranker"]
     assert len(set(left_out)) == len(left_out) == 6
     assert SessionRankerSettings() not in left_out
+
+
+def test_a_network_beside_ours_finds_an_obvious_pattern(shop: Path) -> None:
+    pytest.importorskip("torch", reason="PyTorch is not installed: the extra `sequence`")
+    log = read_session_log(shop)
+    report = run(log, ("online",), range(3, 4), 0, 1.0, with_baselines=False, with_network=True, tell=None)
+    found = report.to_dict()
+    assert report.protocol == "sessions --sequence"
+    assert list(found["network"]) == ["network alone", "network beside tailrace"]
+    assert all(outcome["recall@10"] > 0.9 for outcome in found["network"].values())
+
+
+def test_without_pytorch_the_network_is_refused_with_what_to_install(
+    shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    result = CliRunner().invoke(app, ["eval", "sessions", "--data", str(shop), "--sequence"])
+    assert isinstance(result.exception, UserError)
+    assert "TR-702" in str(result.exception) and "tailrace[sequence]" in str(result.exception.fix)

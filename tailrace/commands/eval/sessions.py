@@ -11,6 +11,7 @@ from tailrace.commands.eval.surroundings import (
     Out,
     Seed,
     import_evaluation,
+    import_pytorch,
     publish,
     unusable,
     usage,
@@ -41,6 +42,10 @@ def sessions(
             "more run finds candidates as they do.",
         ),
     ] = None,
+    sequence: Annotated[
+        bool,
+        typer.Option("--sequence", help="A sequential network too, alone and beside ours; it wants PyTorch."),
+    ] = False,
     as_json: Json = False,
     out: Out = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw R@20 over the periods: an .svg.")] = None,
@@ -59,6 +64,8 @@ def sessions(
         raise usage("sessions", f"--plot: wanted a name that ends in .svg, got {plot}")
     if publish_clicks and min(publish_clicks) < 1:
         raise usage("sessions", f"--publish: wanted 1 click or more, got {min(publish_clicks)}")
+    if sequence:
+        import_pytorch()
     chosen = SETTINGS if setting == "both" else (setting,)
     try:
         log = read_session_log(data, sample, seed)
@@ -75,6 +82,7 @@ def sessions(
             with_baselines=baselines,
             with_ablation=ablation,
             publish_clicks=publish_clicks or (),
+            with_network=sequence,
             tell=tell,
         )
     command = f"tailrace eval sessions --data {data.name} --seed {seed}"
@@ -89,6 +97,8 @@ def sessions(
     if ablation:
         command += " --ablation"
     command += "".join(f" --publish {clicks}" for clicks in publish_clicks or ())
+    if sequence:
+        command += " --sequence"
     if plot is not None:
         plot.parent.mkdir(parents=True, exist_ok=True)
         plot.write_text(found.chart(), encoding="utf-8")
