@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.edge_fleet import Arrival, Fleet, budget_of
+from clients.edge.ckks import HeadEncryption
 from clients.edge.secure_contribution import SecureContribution
 from flink_jobs.federate_settings import model_lines
 from flink_jobs.settings import Settings, load
@@ -22,14 +23,17 @@ from schemas.records import EdgeModel, EdgeUpdate
 from schemas.topics import DEAD_LETTERS, EDGE_COHORTS, EDGE_MODELS, EDGE_UPDATES
 from tailrace import flink_client
 from tailrace.cli import app
+from tailrace.federated_key import new_keys
 from tailrace.federated_run import FederatedRun
 from tailrace.stack.noise_key import VARIABLE, noise_key
 from tailrace.toml_text import settings_toml
 from tests.stack.conftest import SharedStack
 from tests.stack.deployment import Deployment, until
 from udfs.federate.audit import PlainRun, device_update
+from udfs.federate.ciphertext import number_quantiser
 from udfs.federate.line_settings import LineSettings
 from udfs.federate.release import Seed
+from udfs.privacy.client_update import privatise
 from udfs.privacy.fixed_point import UNIT
 
 pytestmark = pytest.mark.stack
@@ -45,6 +49,7 @@ LINES = {
     "masked": {
         **LINE, "mode": "distributed", "secure": True, "cohort_size": 4, "cohort_min": 3, "timeout_ms": 10_000,
     },
+    "sealed": {**LINE, "mode": "distributed", "cohort_size": 4, "cohort_min": 3},
 }  # fmt: skip
 
 
@@ -61,8 +66,12 @@ class Federated(Deployment):
 def federated(stack: SharedStack, tmp_path: Path) -> Iterator[Federated]:
     given = stack.settings.model_dump(exclude_unset=True)
     given["kafka"]["topic_prefix"] = "federated."
+    lines_with_key = {
+        **LINES,
+        "sealed": {**LINES["sealed"], "encryption_key": new_keys(tmp_path / "keys").name},
+    }
     given["redis"]["url"] = f"{stack.settings.redis.url.rsplit('/', 1)[0]}/15"
-    lines = model_lines(load(environment={}, federate={"lines": LINES}).federate)
+    lines = model_lines(load(environment={}, federate={"lines": lines_with_key}).federate)
     quick = {
         "batch_ms": 100,
         "line_batch_ms": 100,
@@ -71,7 +80,7 @@ def federated(stack: SharedStack, tmp_path: Path) -> Iterator[Federated]:
     }
     given["job"] |= {"checkpoint_interval_ms": 1_000}
     deployment = Federated(
-        stack.stack, load(environment={}, **given, federate={**quick, "lines": LINES}), tmp_path
+        stack.stack, load(environment={}, **given, federate={**quick, "lines": lines_with_key}), tmp_path
     )
     for other in [stack, *stack._deployments.values()]:
         if other.job_id is not None:
@@ -111,6 +120,7 @@ def test_a_job_killed_twice_publishes_what_an_uninterrupted_plain_run_does(feder
     check_letters(federated, refused)
     check_table(federated, run, lines["table"], noise)
     check_masked(federated, run)
+    check_sealed(federated, run, lines["sealed"])
     versions = told(federated, "status", "--line", "trusting", "--last", "2")
     assert [one["version"] for one in versions["versions"]] == [RELEASES - 1, RELEASES]
     assert versions["refused"] == dict(refused)
@@ -184,6 +194,40 @@ def check_masked(federated: Federated, run: FederatedRun) -> None:
         if update.secure == "masked":
             n = int(update.user_id.removeprefix("masked-"))
             assert not (np.frombuffer(update.payload, "<i8") == members[n].units).any()
+
+
+def check_sealed(federated: Federated, run: FederatedRun, line: LineSettings) -> None:
+    """Four devices encrypt, one of them twice; the key holder opens the job's sum, and it is exactly theirs."""
+    keys, rng = federated.folder / "keys", np.random.default_rng(8)
+    device = HeadEncryption((keys / "heads.public").read_bytes())
+    updates = [
+        device_update(line, f"sealed-{n}", 0, rng.standard_normal(64), bytes([n] * 32), device.encrypt)
+        for n in range(4)
+    ]
+    run.send([Arrival(f"default/{update.user_id}", encode(update)) for update in [updates[0], *updates]])
+
+    def opened() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = told(
+            federated, "key", "open", "sealed", "--secret", str(keys / "heads.secret")
+        )["opened"]
+        return found
+
+    made: list[dict[str, Any]] = []
+    until(lambda: bool(made.extend(opened()) or made), 60, "the sealed sum", 1.0)
+    assert made == [{"version": 1, "cohort_size": 4, "trigger": "full"}]
+    assert opened() == [], "a version is published once"
+    models = federated.records(EDGE_MODELS.name, "EdgeModel")
+    (version,) = [model for model in models if (model.model_line, model.version) == ("sealed", 1)]
+    how, rng = number_quantiser(line.terms(1.0)), np.random.default_rng(8)
+    rows = [
+        how.unpack(
+            privatise(rng.standard_normal(64), line.terms(1.0), bytes([n] * 32), f"sealed/0/sealed-{n}".encode(), how)
+            .payload,
+            64,
+        )
+        for n in range(4)
+    ]  # fmt: skip
+    assert version.weights == (np.sum(rows, axis=0) * UNIT / 4).astype("<f8").tobytes()
 
 
 def told(federated: Federated, *command: str) -> dict[str, Any]:
