@@ -258,7 +258,7 @@ class FederatedRun:
 
 
 def _there(feed: ModelFeed) -> Iterator[EdgeModel]:
-    """Versions up to the end of the topic; none while it is silent, as it is until a killed job's transaction ends."""
+    """Versions up to the end of the topic; none while a killed job's open transaction keeps it silent."""
     try:
         yield from feed.read(_ANSWER_S)
     except ConnectionError:
