@@ -19,7 +19,6 @@ from tailrace.stack.flink import flink_command_environment, prepare_flink
 
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy of the environment
 _JOB_ID = re.compile(r"JobID ([0-9a-f]{32})")
-_SAVEPOINT = re.compile(r"Savepoint completed\. Path: (\S+)")
 
 
 def local_jobmanager(settings: Settings) -> str:
@@ -91,7 +90,9 @@ def submit(
     return found.group(1)
 
 
-def stop_with_savepoint(settings: Settings, job_id: str, jobmanager: str, folder: Path | None = None) -> str:
+def stop_with_savepoint(
+    job_id: str, jobmanager: str, folder: Path | None = None, timeout_s: float = 300.0
+) -> str:
     """Stop a job and return the path of its savepoint.
 
     Parameters
@@ -102,19 +103,31 @@ def stop_with_savepoint(settings: Settings, job_id: str, jobmanager: str, folder
     Raises
     ------
     UserError
-        TR-252 when no savepoint was written.
+        TR-252 when no savepoint was written, and after `timeout_s`.
     """
-    program, _ = flink_command_environment(settings)
-    place = [] if folder is None else ["--savepointPath", folder.resolve().as_uri()]
-    printed = _flink(settings, [str(program), "stop", "-m", jobmanager, *place, job_id])
-    found = _SAVEPOINT.search(printed)
-    if found is None:
-        raise UserError("TR-252", f"job {job_id}: no savepoint was written:\n{_essence(printed)}")
-    return found.group(1)
+    place = None if folder is None else folder.resolve().as_uri()
+    orders = f"/jobs/{job_id}/stop"
+    order = rest(jobmanager, orders, "POST", body={"targetDirectory": place, "drain": False})["request-id"]
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        answer = rest(jobmanager, f"/jobs/{job_id}/savepoints/{order}")
+        if answer["status"]["id"] == "COMPLETED":
+            done = answer["operation"]
+            if "location" in done:
+                return str(done["location"])
+            cause = _essence(done["failure-cause"]["stack-trace"])
+            raise UserError("TR-252", f"job {job_id}: no savepoint was written:\n{cause}")
+        time.sleep(0.1)
+    raise UserError("TR-252", f"job {job_id}: no savepoint was written within {timeout_s:.0f} s")
 
 
-def rest(jobmanager: str, path: str, method: str = "GET", timeout_s: float = 5.0) -> Any:
+def rest(jobmanager: str, path: str, method: str = "GET", timeout_s: float = 5.0, body: Any = None) -> Any:
     """Ask Flink's REST interface.
+
+    Parameters
+    ----------
+    body
+        Sent as JSON, if given.
 
     Raises
     ------
@@ -122,6 +135,9 @@ def rest(jobmanager: str, path: str, method: str = "GET", timeout_s: float = 5.0
         TR-253 when it does not answer.
     """
     request = urllib.request.Request(f"http://{jobmanager}{path}", method=method)
+    if body is not None:
+        request.data = json.dumps(body).encode()
+        request.add_header("Content-Type", "application/json")
     try:
         with _DIRECT.open(request, timeout=timeout_s) as answer:
             return json.loads(answer.read() or b"{}")

@@ -85,7 +85,7 @@ def submit(
     for job_id in running:
         local = target == flink_client.local_jobmanager(settings)
         folder = settings.stack.home / "savepoints" if local else None
-        savepoint = flink_client.stop_with_savepoint(settings, job_id, target, folder)
+        savepoint = flink_client.stop_with_savepoint(job_id, target, folder)
         if not as_json:
             typer.echo(f"stopped {job_id} with savepoint {savepoint}")
     if job == "federate" and savepoint is None and not forget_ledgers:

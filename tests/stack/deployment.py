@@ -88,7 +88,7 @@ class Deployment:
         """Stop the job with a savepoint, from which `use` goes on."""
         assert self.job_id is not None
         self.savepoint = flink_client.stop_with_savepoint(
-            self.settings, self.job_id, self.jobmanager, self.folder / "savepoints"
+            self.job_id, self.jobmanager, self.folder / "savepoints"
         )
         self._wait_until_over()
         return self.savepoint
