@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from bundles import make_bundle, snapshot, toy_state
 
+from benchmarks import list_policies
 from flink_jobs.posterior_feed import Posteriors
 from flink_jobs.rank_settings import rank_settings
 from flink_jobs.settings import SettingsError, load
@@ -196,3 +197,14 @@ def test_settings_name_them_in_a_file_or_as_json_in_a_variable():
     assert rank_settings(load(environment={})).list_policies == ()
     with pytest.raises(SettingsError, match="floor"):
         load(environment={"TAILRACE_MODEL__LIST_POLICIES": tables}, model={"list_floor": 0.5})
+
+
+@pytest.mark.parametrize("rule", SERVED)
+def test_the_policy_that_earns_more_wins_on_simulated_lists(rule):
+    world = "one best for all"
+    rates = np.array(list_policies.WORLDS[world])
+    evenly = float(rates.mean(axis=0).max() - rates.mean())
+    all_lists, last_third = list_policies.lost(rule, list_policies.WORLDS[world], 7)
+    assert last_third < all_lists < 0.35 * evenly
+    by_context = list_policies.lost(rule, list_policies.WORLDS["buyers like another"], 7)[1]
+    assert (by_context < -0.05) == (rule in ("linucb", "thompson_linear")), "better than any fixed one"
