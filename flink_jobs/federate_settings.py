@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from math import inf
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator
 
@@ -67,11 +66,6 @@ class Federate(Section):
     lines: dict[str, FederateLine] = Field(
         default_factory=dict, description="name to what is fixed for the model line; as a variable: JSON"
     )
-
-    @field_validator("lines", mode="before")
-    @classmethod
-    def _read_json(cls, value: Any) -> Any:
-        return json.loads(value) if isinstance(value, str) else value  # from a variable
 
     @field_validator("lines")
     @classmethod

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from flink_jobs.settings_section import Section
 from udfs.bandits.list_policy import ListPolicy, check_list_policies
@@ -97,11 +96,6 @@ class Model(Section):
         description="rank workers follow recs.weights.v1, for epochs whose sessions are ordered by what the learn "
         "job has learnt; without it such epochs take the neighbours' order",
     )
-
-    @field_validator("trusted_keys", "list_policies", mode="before")
-    @classmethod
-    def _read_json(cls, value: Any) -> Any:
-        return json.loads(value) if isinstance(value, str) else value  # from a variable
 
     @model_validator(mode="after")
     def _check_list_policies(self) -> Model:

@@ -8,13 +8,12 @@ with the nearest known name.
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, model_validator
 
 from flink_jobs.federate_settings import Federate
 from flink_jobs.feedback_settings import Feedback as Feedback
@@ -62,11 +61,6 @@ class Kafka(Section):
         },
         description="Confluent header: schema id to record name",
     )
-
-    @field_validator("schema_ids", mode="before")
-    @classmethod
-    def _read_json(cls, value: Any) -> Any:
-        return json.loads(value) if isinstance(value, str) else value  # from a variable
 
 
 class Redis(Section):
