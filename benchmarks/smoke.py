@@ -30,7 +30,7 @@ from tailrace.connections import ensure_topics
 from tailrace.stack.local import LocalStack
 
 SERVED = topics.SERVED.name
-WARM_UP_S, FRESHNESS_S, STEP_S, RECOVERY_S = 120.0, 120.0, 40.0, 45.0
+FRESHNESS_S, STEP_S, RECOVERY_S, SLICE_S = 120.0, 40.0, 45.0, 10.0
 WARM_UP_RATE = 2_500.0
 """Below what any machine sustains: the JVM compiles for two minutes (then it still takes a
 tenth of a core), and a backlog from then would be measured later."""
@@ -62,6 +62,21 @@ class Window(NamedTuple):
         return self.served_ms - self.event_ms
 
 
+class Load(NamedTuple):
+    """What is sent.
+
+    Attributes
+    ----------
+    mix
+        Of `benchmarks.load`: ``click``, where every event is ranked at once, or ``shop``.
+    warm_up_s
+        Seconds at `WARM_UP_RATE` before anything is measured.
+    """
+
+    mix: str = "click"
+    warm_up_s: float = 120.0
+
+
 class Bench:
     """A running job under load.
 
@@ -71,12 +86,16 @@ class Bench:
         Of the stack that the bench owns.
     model
         Folder of the bundle that serves.
+    mix
+        See `Load`.
     progress
         Takes a line of text.
     """
 
-    def __init__(self, settings: Settings, model: Path, progress: Callable[[str], None]) -> None:
-        self.settings, self.model, self.progress = settings, model, progress
+    def __init__(
+        self, settings: Settings, model: Path, progress: Callable[[str], None], mix: str = "click"
+    ) -> None:
+        self.settings, self.model, self.progress, self.mix = settings, model, progress, mix
         self.stack = LocalStack(settings)
         self.jobmanager = flink_client.local_jobmanager(settings)
         self._codec = Codec(settings.kafka.schema_ids)
@@ -96,6 +115,7 @@ class Bench:
         command = [
             sys.executable, "-m", "benchmarks.load", "--bootstrap", self.settings.kafka.bootstrap_servers,
             "--model", str(self.model), "--rate", str(rate), "--seconds", str(seconds), "--users", str(USERS),
+            "--mix", self.mix,
         ]  # fmt: skip
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as generator:
             if meanwhile is not None:
@@ -171,8 +191,19 @@ def percentiles(values: np.ndarray) -> dict[str, float]:
     }
 
 
+def p99_by_slice(window: Window) -> list[float]:
+    """Give the p99 of each `SLICE_S` of event time, ms: a stall shows as a peak, a backlog as a slope."""
+    freshness_ms = window.freshness_ms()
+    slices = (window.event_ms - window.event_ms.min()) // int(SLICE_S * 1000)
+    return [round(float(np.percentile(freshness_ms[slices == at], 99)), 1) for at in np.unique(slices)]
+
+
 def run(
-    settings: Settings, epoch: int, progress: Callable[[str], None], ladder: Sequence[float]
+    settings: Settings,
+    epoch: int,
+    progress: Callable[[str], None],
+    ladder: Sequence[float],
+    load: Load = Load(),  # noqa: B008 - frozen
 ) -> dict[str, Any]:
     """Run the whole bench and return its figures.
 
@@ -193,16 +224,18 @@ def run(
             "model": settings.model.model_copy(update={"root": root}),
         }
     )
-    bench = Bench(settings, root / str(epoch), progress)
+    bench = Bench(settings, root / str(epoch), progress, load.mix)
     bench.stack.down(purge=True)
     bench.stack.up(progress=progress, tied=True)
     try:
-        return _measure(bench, settings, epoch, ladder)
+        return _measure(bench, settings, epoch, ladder, load.warm_up_s)
     finally:
         bench.stack.down()
 
 
-def _measure(bench: Bench, settings: Settings, epoch: int, rates: Sequence[float]) -> dict[str, Any]:
+def _measure(
+    bench: Bench, settings: Settings, epoch: int, rates: Sequence[float], warm_up_s: float
+) -> dict[str, Any]:
     store = redis.Redis.from_url(settings.redis.url)
     ensure_topics(settings)
     job_id = flink_client.submit(settings, "recommend", bench.jobmanager)
@@ -210,8 +243,8 @@ def _measure(bench: Bench, settings: Settings, epoch: int, rates: Sequence[float
     model_switch.activate(settings, epoch, wait=True, timeout_s=300.0, say=bench.progress)
     store_empty_bytes = int(store.info("memory")["used_memory"])
 
-    bench.progress(f"warm-up: {WARM_UP_RATE:,.0f} events/s for {WARM_UP_S:.0f} s")
-    bench.load(WARM_UP_RATE, WARM_UP_S)
+    bench.progress(f"warm-up: {WARM_UP_RATE:,.0f} events/s for {warm_up_s:.0f} s")
+    bench.load(WARM_UP_RATE, warm_up_s)
     bench.progress(f"freshness: {FRESHNESS_RATE:,.0f} events/s for {FRESHNESS_S:.0f} s")
     steady = bench.load(FRESHNESS_RATE, FRESHNESS_S)
     freshness = percentiles(steady.freshness_ms())
@@ -250,10 +283,13 @@ def _measure(bench: Bench, settings: Settings, epoch: int, rates: Sequence[float
     recovery_s = _recovery_s(bench)
     return {
         "bench": "smoke",
+        "mix": bench.mix,
+        "warm_up_s": warm_up_s,
         "sustained_events_per_s": best["offered_events_per_s"],
         "rankings_per_s": best["rankings_per_s"],
         "cpu_us_per_event": round(steady.cpu_s / steady.load["events"] * 1e6, 1),
         "freshness_ms": freshness,
+        "freshness_p99_by_10_s_ms": p99_by_slice(steady),
         "bytes_per_user": {"rocksdb": round(state_bytes / users), "redis": round(store_bytes / users)},
         "recovery_s": recovery_s,
         "users": users,

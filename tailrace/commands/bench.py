@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -30,6 +30,15 @@ def smoke(
     rates: Annotated[
         str, typer.Option(help="Throughput: rising rates to try, events/s; stops at the first not held.")
     ] = "3000,3500,4500,5000,6000,8000",
+    mix: Annotated[
+        Literal["click", "shop"],
+        typer.Option(
+            help="click: every event is ranked at once, the worst case; shop: nine of ten are views."
+        ),
+    ] = "click",
+    warm_up_s: Annotated[
+        float, typer.Option(min=0, help="Load before anything is measured: the JVM compiles for minutes.")
+    ] = 120.0,
     out: Annotated[Path | None, typer.Option(help="Write the figures to this file too.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -62,7 +71,7 @@ def smoke(
             settings, DATA, file_sha256(DATA), moment_ms(CUT), CUT, lambda phase, share: None
         )
         say(f"model: epoch {epoch}, {origin}")
-    figures = bench.run(settings, epoch, say, ladder)
+    figures = bench.run(settings, epoch, say, ladder, bench.Load(mix, warm_up_s))
     text = json.dumps(figures)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
