@@ -19,7 +19,15 @@ import numpy.typing as npt
 from model_export.gru import GruWeights, gru_graph
 from model_export.interactions import Interactions
 from model_export.sequence_pieces import cut_pieces
-from udfs.ranking.sequence_network import LENGTH, MAX_WIDTH, MOST_ITEMS, SequenceNetwork
+from udfs.ranking.onnx_ranker import CPU
+from udfs.ranking.sequence_network import (
+    LENGTH,
+    MAX_WIDTH,
+    MOST_ITEMS,
+    SequenceArrays,
+    SequenceNetwork,
+    open_network,
+)
 
 CANARIES = 64
 
@@ -74,27 +82,19 @@ class FittedSequence:
     ----------
     model
         The ONNX graph.
-    rows, vectors
-        int32 (v,) and float32 (v, h): the items that it knows.
-    canary_tokens, canary_lengths, canary_states
-        int64 (q, 20), int32 (q,), float32 (q, h): what PyTorch answers.
+    arrays
+        What belongs to it, PyTorch's own answers among them.
     max_difference
-        Of ONNX Runtime's answers to these from PyTorch's.
+        Of ONNX Runtime's answers from these.
     """
 
     model: bytes
-    rows: npt.NDArray[np.int32]
-    vectors: npt.NDArray[np.float32]
-    canary_tokens: npt.NDArray[np.int64]
-    canary_lengths: npt.NDArray[np.int32]
-    canary_states: npt.NDArray[np.float32]
+    arrays: SequenceArrays
     max_difference: float
 
-    def network(self, items: int, providers: tuple[str, ...] | None = None) -> SequenceNetwork:
-        """Return it as workers run it, for an epoch of so many items."""
-        if providers is None:
-            return SequenceNetwork(self.model, self.rows, self.vectors, items)
-        return SequenceNetwork(self.model, self.rows, self.vectors, items, providers)
+    def network(self, items: int) -> SequenceNetwork:
+        """Return it as workers run it, for an epoch of so many items, on the CPU."""
+        return open_network(self.model, self.arrays, items, CPU)
 
 
 class GruTrainer:
@@ -252,9 +252,9 @@ def fit_sequence(
     lengths = np.maximum((tokens > 0).sum(axis=1), 1).astype(np.int32)
     states = trainer.states(tokens, lengths)
     model, vectors = gru_graph(weights), np.ascontiguousarray(weights.table[1:])
-    network = SequenceNetwork(model, pieces.rows, vectors, data.n_items)
-    difference = network.check(tokens, lengths, states)
-    return FittedSequence(model, pieces.rows, vectors, tokens, lengths, states, difference)
+    arrays = SequenceArrays(pieces.rows, vectors, tokens, lengths, states)
+    network = SequenceNetwork(model, pieces.rows, vectors, data.n_items, CPU)
+    return FittedSequence(model, arrays, network.check(tokens, lengths, states))
 
 
 def _pytorch() -> Any:

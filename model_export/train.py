@@ -28,11 +28,12 @@ from model_export.arrivals import Arrivals
 from model_export.content import fit_content
 from model_export.dataset import CandidateSet, candidate_set, ranking_examples
 from model_export.evaluation import evaluate_openings, evaluate_served, evaluate_within
-from model_export.interactions import DAY_MS
-from model_export.item_side import fit_items
+from model_export.interactions import DAY_MS, interactions
+from model_export.item_side import fit_items, item_rows
 from model_export.moments import Moment, MomentSettings, collect_moments
 from model_export.onnx_export import Export, export_ranker
 from model_export.ranker import RankingExamples, fit_ranker, importances, predict
+from model_export.sequence_training import FittedSequence, fit_sequence
 from model_export.session_replay import SessionClicks
 from model_export.sources.event_log import EventLog, midnight_ms
 from model_export.train_settings import TrainReport, TrainSettings
@@ -175,6 +176,10 @@ def train(
             description["window_days"] = window_days
         if federated is not None:
             description["federated"] = _describe_federated(federated, edges[0])
+        network = work.network(halves[-1])
+        if network is not None:
+            difference, known = network.max_difference, len(network.arrays.rows)
+            metrics["sequence"] = {"max_difference": difference, "items": known}
         sha256 = write_bundle(
             target,
             halves[-1],
@@ -191,6 +196,7 @@ def train(
             ivf=lists,
             devices=work.devices(halves[-1]),
             content=work.content(halves[-1]),
+            sequence=None if network is None else (network.model, network.arrays),
             native=bytes(ranker.save_raw("ubj")),
         )
         bundle = Bundle.open(target, sha256)
@@ -220,6 +226,7 @@ class _Training:
         self.seconds: dict[str, tuple[float, float]] = {}
         self._tell = tell
         self._content: dict[int, ItemContent | None] = {}
+        self._networks: dict[int, FittedSequence] = {}
         self._phase = ""
         self._began = time.perf_counter(), time.process_time()
 
@@ -259,6 +266,10 @@ class _Training:
             self._content[id(items)] = fit_content(
                 items, catalogue, self.settings.content, self.rng(30 + number)
             )
+            if self.settings.sequence is not None:
+                before = log.before(at_ms)
+                data = interactions(before, item_rows(before, catalogue))
+                self._networks[id(items)] = fit_sequence(data, self.settings.sequence, self.seed, self.say)
             return items
 
     def moments(
@@ -298,9 +309,17 @@ class _Training:
         )
 
     def index(self, items: ItemArrays) -> ItemIndex:
+        network = self.network(items)
         return ItemIndex.build(
-            items, self.settings.served(), devices=self.devices(items), content=self.content(items)
+            items,
+            self.settings.served(),
+            devices=self.devices(items),
+            content=self.content(items),
+            sequence=None if network is None else network.network(len(items.item_ids)),
         )
+
+    def network(self, items: ItemArrays) -> FittedSequence | None:
+        return self._networks.get(id(items))
 
     def content(self, items: ItemArrays) -> ItemContent | None:
         return self._content[id(items)]

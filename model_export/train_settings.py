@@ -12,6 +12,7 @@ from model_export.content import ContentSettings
 from model_export.item_side import ItemSideSettings
 from model_export.moments import MomentSettings
 from model_export.ranker import RankerSettings
+from model_export.sequence_training import SequenceSettings
 from udfs.model.manifest import ModelSettings
 from udfs.ranking.rank import RankSettings
 from udfs.user_logic import LogicSettings
@@ -21,6 +22,11 @@ SHARE_CONTENT = 0.04
 WEIGHT_DEVICES = 0.20
 SHARE_DEVICES = 0.10
 """Weight in the blend and share of the candidates of what devices have learnt: those of the neighbours, or less."""
+
+
+WEIGHT_SEQUENCE = 0.20
+SHARE_SEQUENCE = 0.10
+"""The same of what a sequential network expects."""
 
 
 def first_stage() -> ModelSettings:
@@ -60,6 +66,7 @@ class TrainSettings:
     model: ModelSettings = field(default_factory=first_stage)
     items: ItemSideSettings = field(default_factory=ItemSideSettings)
     content: ContentSettings = field(default_factory=ContentSettings)
+    sequence: SequenceSettings | None = None  # None: no network
     moments: MomentSettings = field(default_factory=MomentSettings)
     ranker: RankerSettings = field(default_factory=RankerSettings)
     stretch_share: float = 0.15  # of the time before the cut: T1..T2 and T2..cut
@@ -81,6 +88,16 @@ class TrainSettings:
             share_embedding=max(self.model.share_embedding - SHARE_DEVICES, 0.0),
         )
         return dataclasses.replace(self, model=model)
+
+    def with_sequence(self, network: SequenceSettings | None = None) -> TrainSettings:
+        """Return the settings of a bundle with a sequential network: its share is taken from the embedding source."""
+        model = dataclasses.replace(
+            self.model,
+            weight_sequence=WEIGHT_SEQUENCE,
+            share_sequence=SHARE_SEQUENCE,
+            share_embedding=max(self.model.share_embedding - SHARE_SEQUENCE, 0.0),
+        )
+        return dataclasses.replace(self, model=model, sequence=network or SequenceSettings())
 
     def with_learnt_sessions(self) -> TrainSettings:
         """Return the settings of a bundle whose session candidates are ordered by what the learn job learns."""

@@ -26,6 +26,7 @@ from udfs.ranking.device_table import DeviceTable
 from udfs.ranking.features import FEATURE_NAMES, N_FEATURES
 from udfs.ranking.inverted_lists import InvertedLists
 from udfs.ranking.live_sessions import LiveSessions
+from udfs.ranking.sequence_network import SequenceArrays
 from udfs.ranking.snapshot import Snapshot
 from udfs.user_state import EMPTY, EVENT_TYPES, UserState
 
@@ -110,7 +111,7 @@ def toy_trees(trees: int = 12, depth: int = 3, seed: int = 0) -> Trees:
     """
     rng = np.random.default_rng(seed)
     inner = 2**depth - 1
-    anywhere = [at for at, name in enumerate(FEATURE_NAMES) if not name.startswith("content_")]
+    anywhere = [at for at, name in enumerate(FEATURE_NAMES) if not name.startswith(("content_", "sequence_"))]
     features = np.array(anywhere)[rng.integers(0, len(anywhere), (trees, inner))]
     thresholds = rng.uniform(0.0, 2.0, (trees, inner)).astype(np.float32)
     features[:, 0] = FEATURE_NAMES.index("embedding_score")
@@ -175,6 +176,7 @@ def make_bundle(
     ivf: InvertedLists | None = None,
     devices: DeviceTable | None = None,
     content: ItemContent | None = None,
+    sequence: tuple[bytes, SequenceArrays] | None = None,
     native: bytes | None = None,
 ) -> Bundle:
     """Write a bundle at `path` and open it."""
@@ -193,6 +195,7 @@ def make_bundle(
         ivf=ivf,
         devices=devices,
         content=content,
+        sequence=sequence,
         native=native,
     )
     return Bundle.open(path, sha256)

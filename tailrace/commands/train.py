@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import time
 from datetime import datetime
@@ -22,6 +23,7 @@ from udfs.model.manifest import MANIFEST, parse_manifest
 if TYPE_CHECKING:
     from model_export.train_settings import TrainReport, TrainSettings
 
+NETWORKS = ("gru",)
 METRICS = ("precision", "recall", "hit_rate", "ndcg")
 RANKINGS = {
     "model": "this model",
@@ -56,21 +58,39 @@ def train(
             help="Order what sessions like the user's bring by what the learn job learns; it must run beside.",
         ),
     ] = False,
+    sequence: Annotated[
+        str,
+        typer.Option(
+            help="gru: a sequential network as a source of its own; it is trained with PyTorch and served without.",
+        ),
+    ] = "",
     config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Train a model and write it as a bundle that the workers can serve."""
     import_training()
     from model_export.federated_items import TableError, read_table
+    from model_export.sequence_training import SequenceTrainingError
     from model_export.sources import SourceError
     from model_export.train import TrainingError
     from model_export.train import train as train_bundle
 
     settings = load(config)
+    chosen = train_settings(settings, learnt_sessions=learnt_sessions)
+    if sequence not in ("", *NETWORKS):
+        raise UserError(
+            "TR-501",
+            f"--sequence: wanted {', '.join(NETWORKS)}, got {sequence!r}",
+            fix="tailrace train --help",
+            exit_code=ExitCode.USAGE,
+        )
+    if sequence:
+        import_pytorch()
+        chosen = chosen.with_sequence()
     try:
         with phase_progress(shown=not as_json, width=16) as tell:
             report = train_bundle(
-                train_settings(settings, learnt_sessions=learnt_sessions),
+                chosen,
                 data,
                 until.date().isoformat(),
                 epoch,
@@ -80,7 +100,7 @@ def train(
                 tell=tell,
                 federated=None if federated is None else read_table(federated),
             )
-    except (SourceError, TableError, TrainingError) as error:
+    except (SequenceTrainingError, SourceError, TableError, TrainingError) as error:
         raise UserError("TR-501", str(error), exit_code=ExitCode.USAGE) from error
     except FileExistsError as error:
         raise UserError(
@@ -128,6 +148,24 @@ def import_training() -> None:
             "uv pip install 'tailrace[training]'",
             ExitCode.ENVIRONMENT,
         ) from error
+
+
+def import_pytorch() -> None:
+    """Say what to install where a sequential network cannot be trained.
+
+    Raises
+    ------
+    UserError
+        TR-500.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise UserError(
+            "TR-500",
+            "a sequential network needs torch, which is not installed",
+            "the extra `sequence` was left out",
+            "uv pip install 'tailrace[sequence]'",
+            ExitCode.ENVIRONMENT,
+        )
 
 
 def _show(report: TrainReport) -> None:

@@ -24,7 +24,7 @@ def ranked(scores: list[float], categories: list[int], weight: float, size: int)
         np.array(scores, np.float32),
         np.array(categories, np.uint32),
         Candidates(
-            count, rows, zeros, zeros, zeros, zeros.astype(np.int32), zeros, zeros, zeros, zeros, ranks
+            count, rows, zeros, zeros, zeros, zeros.astype(np.int32), zeros, zeros, zeros, zeros, zeros, ranks
         ),
         Finalists(count, rows, rows, zeros),
         ONLY_RANKER,

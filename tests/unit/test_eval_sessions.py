@@ -261,4 +261,4 @@ def test_without_pytorch_the_network_is_refused_with_what_to_install(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     result = CliRunner().invoke(app, ["eval", "sessions", "--data", str(shop), "--sequence"])
     assert isinstance(result.exception, UserError)
-    assert "TR-702" in str(result.exception) and "tailrace[sequence]" in str(result.exception.fix)
+    assert "TR-500" in str(result.exception) and "tailrace[sequence]" in str(result.exception.fix)

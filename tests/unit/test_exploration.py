@@ -39,7 +39,18 @@ def candidates_of(ranks: np.ndarray) -> tuple[Candidates, Finalists]:
     count = np.array([K], np.int32)
     ints = zeros.astype(np.int32)
     found = Candidates(
-        count, rows, zeros, zeros, zeros, ints, zeros, zeros, zeros, zeros, ranks[None].astype(np.int16)
+        count,
+        rows,
+        zeros,
+        zeros,
+        zeros,
+        ints,
+        zeros,
+        zeros,
+        zeros,
+        zeros,
+        zeros,
+        ranks[None].astype(np.int16),
     )
     return found, Finalists(count, rows, rows, zeros)
 

@@ -18,7 +18,7 @@ from udfs.ranking.feature_reference import SourceScores, reference_features
 from udfs.ranking.features import FEATURE_LIST_HASH, FEATURE_NAMES, FEATURES, Feature, feature_list_hash
 from udfs.ranking.item_index import ItemIndex
 from udfs.ranking.rank import Prepared, RankSettings, prepare
-from udfs.ranking.retrieval import CONTENT, EMBEDDING, NEIGHBOURS, REPEAT, SESSIONS
+from udfs.ranking.retrieval import CONTENT, EMBEDDING, NEIGHBOURS, REPEAT, SEQUENCE, SESSIONS
 from udfs.user_state import EMPTY, EVENT_TYPES, UserState
 from udfs.user_vector import refresh_embedding
 
@@ -116,6 +116,8 @@ def test_the_kernel_equals_the_reference_for_any_user(some: list[UserState]) -> 
                 session_rank=rank[SESSIONS],
                 content_score=candidates.content_score[user, slot],
                 content_rank=rank[CONTENT],
+                sequence_score=candidates.sequence_score[user, slot],
+                sequence_rank=rank[SEQUENCE],
                 first_stage_score=prepared.finalists.score[user, k],
             )
             wanted = reference_features(state, NOW_MS, row, scores, CATALOGUE)

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
-from bundles import snapshot, toy_items, toy_state
+from bundles import make_bundle, snapshot, toy_items, toy_state
 
 from model_export.gru import GruWeights, gru_graph, reference_state
 from model_export.interactions import Interactions
 from model_export.sequence_pieces import cut_pieces, pieces_of
 from model_export.sequence_training import FittedSequence, SequenceSettings, fit_sequence
 from schemas.ids import item_hash
+from udfs.model.bundle import Bundle
+from udfs.model.manifest import MANIFEST, ModelSettings
+from udfs.model.manifest import SEQUENCE as SEQUENCE_GRAPH
 from udfs.model.refusal import BundleRefused
+from udfs.ranking.catalogue import CatalogueView
+from udfs.ranking.explain import explain
 from udfs.ranking.item_index import ItemIndex
-from udfs.ranking.retrieval import find_history
-from udfs.ranking.sequence_network import GROUP, LENGTH, SequenceNetwork
-from udfs.ranking.sequence_source import SequenceSource, read_tokens
+from udfs.ranking.prepare import prepare
+from udfs.ranking.rank import RankSettings, rank_batch
+from udfs.ranking.retrieval import SEQUENCE, find_history
+from udfs.ranking.sequence_network import GROUP, LENGTH, SequenceArrays, SequenceNetwork
+from udfs.ranking.sequence_source import find_by_sequence, read_tokens
 from udfs.ranking.snapshot import decode_states
 
 KNOWN, WIDTH = 30, 8
@@ -109,7 +119,7 @@ def test_the_source_reads_the_newest_known_items_oldest_first_and_brings_the_bes
         assert tokens[user].tolist() == wanted + [0] * (LENGTH - len(wanted))
     allowed = np.ones(len(index), bool)
     allowed[known[::3]] = False
-    found = SequenceSource(network).find(states, history, allowed, 5)
+    found = find_by_sequence(network, states, history, allowed, 5)
     assert found.counts.tolist() == [5, 0, 5]
     for user in (0, 2):
         state = network.states(tokens[user : user + 1], lengths[user : user + 1])[0]
@@ -117,6 +127,66 @@ def test_the_source_reads_the_newest_known_items_oldest_first_and_brings_the_bes
         best = np.argsort(-logits, kind="stable")[:5]
         assert found.rows[user].tolist() == known[best].tolist()
         np.testing.assert_allclose(found.score[user], np.exp(logits[best] - logits.max()), rtol=1e-5)
+
+
+def arrays_of(network: SequenceNetwork) -> SequenceArrays:
+    tokens, lengths = users_of(20)
+    tokens = np.minimum(tokens, len(network.rows))
+    return SequenceArrays(network.rows, network.vectors, tokens, lengths, network.states(tokens, lengths))
+
+
+def bundle_with_network(path: Path, change=lambda arrays: arrays) -> Bundle:
+    items = toy_items()
+    rows = np.arange(0, 90, 3)
+    network, weights = tiny_network(rows, len(items.item_ids)), tiny_weights(known=len(rows))
+    given = gru_graph(weights), change(arrays_of(network))
+    settings = ModelSettings(weight_sequence=0.5, share_sequence=0.1, share_embedding=0.2)
+    return make_bundle(path, items, settings=settings, sequence=given)
+
+
+def test_a_bundle_with_a_network_serves_it_as_a_source_of_its_own(tmp_path: Path) -> None:
+    bundle = bundle_with_network(tmp_path / "7")
+    known = bundle.items.sequence.rows.tolist()
+    numbers = [int(bundle.items.item_ids[row].removeprefix("item-")) for row in known[:4]]
+    shot = snapshot(toy_state(numbers))
+    found = prepare(bundle.items, [shot], CatalogueView(bundle), RankSettings(candidates=100), 7)
+    rank = found.candidates.rank[0, :, SEQUENCE]
+    brought = found.candidates.rows[0, rank > 0].tolist()
+    assert 1 <= len(brought) <= 10 and set(brought) <= set(known)
+    assert found.candidates.sequence_score[0, rank == 1] == 1.0
+    name = bundle.items.item_ids[int(found.candidates.rows[0, rank == 1][0])]
+    told = explain(bundle, shot, name, CatalogueView(bundle), RankSettings(candidates=100))
+    assert told.sources["sequence"] == 1
+    lists = rank_batch(bundle, [shot], CatalogueView(bundle), RankSettings())
+    assert len(lists[0].items) == 10
+
+
+def test_a_network_whose_known_answers_do_not_come_makes_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(BundleRefused, match="vectors differ"):
+        bundle_with_network(
+            tmp_path / "7", lambda arrays: arrays._replace(canary_states=arrays.canary_states + 1)
+        )
+
+
+def test_a_changed_graph_and_a_part_that_is_missing_are_refused(tmp_path: Path) -> None:
+    bundle_with_network(tmp_path / "7")
+    graph = tmp_path / "7" / SEQUENCE_GRAPH
+    whole = graph.read_bytes()
+    graph.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(BundleRefused, match="SHA-256"):
+        Bundle.open(tmp_path / "7")
+    graph.unlink()
+    with pytest.raises(BundleRefused, match="missing_file"):
+        Bundle.open(tmp_path / "7")
+
+
+def test_a_bundle_without_a_network_has_no_trace_of_one(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "7")
+    text = (tmp_path / "7" / MANIFEST).read_text()
+    assert "sequence" not in json.dumps(json.loads(text)["settings"]) and "sequence.onnx" not in text
+    assert bundle.items.sequence is None
+    found = prepare(bundle.items, [snapshot(toy_state([2]))], CatalogueView(bundle), RankSettings(), 7)
+    assert not found.candidates.rank[:, :, SEQUENCE].any() and not found.candidates.sequence_score.any()
 
 
 def log_of(rows: list[tuple[int, int]], items: int) -> Interactions:

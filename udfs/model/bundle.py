@@ -26,8 +26,12 @@ from udfs.model.manifest import (
     LIST_ARRAYS,
     LIST_FILES,
     MANIFEST,
+    PART_FILES,
     RANKER,
     REQUIRED_FILES,
+    SEQUENCE,
+    SEQUENCE_ARRAYS,
+    SEQUENCE_FILES,
     Manifest,
     ModelSettings,
     parse_manifest,
@@ -41,6 +45,7 @@ from udfs.ranking.features import FEATURE_LIST_HASH, FEATURE_NAMES, N_FEATURES
 from udfs.ranking.inverted_lists import InvertedLists
 from udfs.ranking.item_index import ItemIndex
 from udfs.ranking.onnx_ranker import PROVIDERS, OnnxRanker
+from udfs.ranking.sequence_network import SequenceArrays, open_network
 
 __all__ = [
     "CANARY_TOLERANCE",
@@ -145,7 +150,13 @@ class Bundle:
         has_lists = manifest.files.keys() >= LIST_FILES
         has_devices = manifest.files.keys() >= DEVICE_FILES
         has_content = manifest.files.keys() >= CONTENT_FILES
-        parts = ((LIST_ARRAYS, has_lists), (DEVICE_ARRAYS, has_devices), (CONTENT_ARRAYS, has_content))
+        has_sequence = manifest.files.keys() >= SEQUENCE_FILES
+        parts = (
+            (LIST_ARRAYS, has_lists),
+            (DEVICE_ARRAYS, has_devices),
+            (CONTENT_ARRAYS, has_content),
+            (SEQUENCE_ARRAYS, has_sequence),
+        )
         present = [*ARRAYS, *(name for names, there in parts if there for name in names)]
         arrays = {name: _load(folder / f"{name}.npy", name) for name in present}
         ids = _load_json(folder / ITEM_IDS, list)
@@ -154,6 +165,14 @@ class Bundle:
         check_arrays(arrays, ids, names, manifest, terms)
         ranker = OnnxRanker((folder / RANKER).read_bytes(), N_FEATURES, providers)
         check_canary(ranker, arrays["canary_features"], arrays["canary_scores"], limits.canary_s, clock)
+        network = None
+        if has_sequence:
+            network = open_network(
+                (folder / SEQUENCE).read_bytes(),
+                SequenceArrays(*(arrays[name] for name in SEQUENCE_ARRAYS)),
+                manifest.items,
+                providers,
+            )
         items = ItemArrays(
             item_ids=ids,
             category_names={int(key): name for key, name in names.items()},
@@ -168,6 +187,7 @@ class Bundle:
             ivf=ivf,
             devices=DeviceTable(*(arrays[name] for name in DEVICE_ARRAYS)) if has_devices else None,
             content=_content(terms, arrays) if has_content else None,
+            sequence=network,
         )
         return cls(folder, manifest, sha256, index, ranker)
 
@@ -197,9 +217,7 @@ def _check_files(folder: Path, manifest: Manifest, limits: BundleLimits) -> None
     named = set(manifest.files)
     if named - KNOWN_FILES:
         raise BundleRefused("extra_file", f"{MANIFEST} names unknown files: {sorted(named - KNOWN_FILES)}")
-    in_part = any(
-        named & group not in (frozenset(), group) for group in (LIST_FILES, DEVICE_FILES, CONTENT_FILES)
-    )
+    in_part = any(named & group not in (frozenset(), group) for group in PART_FILES)
     if REQUIRED_FILES - named or in_part:
         raise BundleRefused("missing_file", f"{MANIFEST} does not name: {sorted(KNOWN_FILES - named)}")
     found = {entry.name for entry in folder.iterdir()} - {MANIFEST, SIGNATURE}
@@ -211,7 +229,7 @@ def _check_files(folder: Path, manifest: Manifest, limits: BundleLimits) -> None
         )
     sizes = {name: (folder / name).stat().st_size for name in sorted(named)}
     total = sum(sizes.values())
-    if total > limits.total_bytes or sizes[RANKER] > limits.ranker_bytes:
+    if total > limits.total_bytes or max(sizes[RANKER], sizes.get(SEQUENCE, 0)) > limits.ranker_bytes:
         raise BundleRefused(
             "too_large", f"{folder}: {total} bytes, of them {sizes[RANKER]} {RANKER}; {limits}"
         )

@@ -12,6 +12,7 @@ from udfs.model.manifest import ALL_ARRAYS, MAY_BE_NAN, NEIGHBOURS_PER_ITEM, Man
 from udfs.model.refusal import BundleRefused
 from udfs.ranking.features import N_FEATURES
 from udfs.ranking.onnx_ranker import NotFiniteScoreError, OnnxRanker
+from udfs.ranking.sequence_network import LENGTH
 
 CANARY_TOLERANCE = 1e-5
 MIN_CANARY_ROWS = 8
@@ -29,7 +30,8 @@ def check_arrays(
     Parameters
     ----------
     arrays
-        By the names of `ARRAYS`, and all or none of `LIST_ARRAYS`, of `DEVICE_ARRAYS`, and of `CONTENT_ARRAYS`.
+        By the names of `ARRAYS`, and all or none of `LIST_ARRAYS`, of `DEVICE_ARRAYS`, of `CONTENT_ARRAYS`, and of
+        `SEQUENCE_ARRAYS`.
     item_ids
         The content of ``item_ids.json``.
     category_names
@@ -79,6 +81,9 @@ def _check_shapes(arrays: Mapping[str, NDArray[Any]], manifest: Manifest, terms:
     sizes["v"] = terms
     sizes["e"] = int(arrays["content_vectors"].shape[-1]) if "content_vectors" in arrays else 0
     sizes["m"] = int(arrays["canary_scores"].size)
+    if "sequence_rows" in arrays:
+        sizes |= {"w": len(arrays["sequence_rows"]), "h": int(arrays["sequence_vectors"].shape[-1])}
+        sizes |= {"q": len(arrays["sequence_canary_lengths"]), "l": LENGTH}
     cells = len(arrays["ivf_centroids"]) if "ivf_centroids" in arrays else 0
     sizes |= {"c": cells, "c+1": cells + 1}
     for name, array in arrays.items():

@@ -23,6 +23,7 @@ from udfs.model.manifest import (
     MANIFEST,
     NATIVE_RANKER,
     RANKER,
+    SEQUENCE,
     FileEntry,
     Manifest,
     ModelSettings,
@@ -32,6 +33,8 @@ from udfs.ranking.content_table import ContentLinks, ItemContent
 from udfs.ranking.device_table import DeviceTable
 from udfs.ranking.features import FEATURE_LIST_HASH, FEATURE_NAMES
 from udfs.ranking.inverted_lists import InvertedLists
+from udfs.ranking.onnx_ranker import CPU
+from udfs.ranking.sequence_network import SequenceArrays, open_network
 
 
 def write_bundle(
@@ -51,6 +54,7 @@ def write_bundle(
     ivf: InvertedLists | None = None,
     devices: DeviceTable | None = None,
     content: ItemContent | None = None,
+    sequence: tuple[bytes, SequenceArrays] | None = None,
     native: bytes | None = None,
 ) -> str:
     """Write a bundle folder atomically.
@@ -78,6 +82,8 @@ def write_bundle(
         What devices have learnt, row-aligned with the items; its privacy belongs into `data`.
     content
         What is said of the items, row-aligned; no arrivals.
+    sequence
+        The graph of a network that reads what users did last, and what belongs to it.
     native
         The ranker as its trainer saves it (XGBoost's UBJSON), for exact explanations; None: none.
 
@@ -108,6 +114,8 @@ def write_bundle(
         values |= {"content_idf": content.vocabulary.idf, "content_components": content.vocabulary.components}
         values |= {"content_vectors": content.vectors}
         values |= {f"content_{name}": getattr(content.table, name) for name in ContentLinks._fields}
+    if sequence is not None:
+        values |= {f"sequence_{name}": value for name, value in sequence[1]._asdict().items()}
     arrays = {
         name: np.ascontiguousarray(np.asarray(values[name]).astype(dtype, casting="same_kind", copy=False))
         for name, (dtype, _) in ALL_ARRAYS.items()
@@ -120,6 +128,8 @@ def write_bundle(
     files[RANKER] = ranker
     if content is not None:
         files[CONTENT_TERMS] = json.dumps(terms).encode()
+    if sequence is not None:
+        files[SEQUENCE] = sequence[0]
     if native is not None:
         files[NATIVE_RANKER] = native
     manifest = Manifest(
@@ -141,6 +151,8 @@ def write_bundle(
     )
     check_arrays(arrays, items.item_ids, names, manifest, terms)
     read_graph(ranker)
+    if sequence is not None:
+        open_network(*sequence, len(items.item_ids), CPU)
     files[MANIFEST] = manifest.to_json()
     _write_folder(target, files)
     return hashlib.sha256(files[MANIFEST]).hexdigest()

@@ -63,16 +63,35 @@ CONTENT_ARRAYS: dict[str, tuple[str, tuple[str, ...]]] = {
     "content_scores": ("<f4", ("x",)),
 }
 CONTENT_TERMS = "content_terms.json"
-ALL_ARRAYS = ARRAYS | LIST_ARRAYS | DEVICE_ARRAYS | CONTENT_ARRAYS
+# A network that reads what users did last (w items, h wide, q canaries of l items): all and the graph, or none.
+SEQUENCE_ARRAYS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "sequence_rows": ("<i4", ("w",)),
+    "sequence_vectors": ("<f4", ("w", "h")),
+    "sequence_canary_tokens": ("<i8", ("q", "l")),
+    "sequence_canary_lengths": ("<i4", ("q",)),
+    "sequence_canary_states": ("<f4", ("q", "h")),
+}
+SEQUENCE = "sequence.onnx"
+ALL_ARRAYS = ARRAYS | LIST_ARRAYS | DEVICE_ARRAYS | CONTENT_ARRAYS | SEQUENCE_ARRAYS
 REQUIRED_FILES = frozenset({f"{name}.npy" for name in ARRAYS} | {RANKER, ITEM_IDS, CATEGORY_NAMES})
 LIST_FILES = frozenset(f"{name}.npy" for name in LIST_ARRAYS)
 DEVICE_FILES = frozenset(f"{name}.npy" for name in DEVICE_ARRAYS)
 CONTENT_FILES = frozenset({f"{name}.npy" for name in CONTENT_ARRAYS} | {CONTENT_TERMS})
-KNOWN_FILES = REQUIRED_FILES | LIST_FILES | DEVICE_FILES | CONTENT_FILES | {NATIVE_RANKER}
+SEQUENCE_FILES = frozenset({f"{name}.npy" for name in SEQUENCE_ARRAYS} | {SEQUENCE})
+PART_FILES = (LIST_FILES, DEVICE_FILES, CONTENT_FILES, SEQUENCE_FILES)
+"""Each of them is in a bundle as a whole or not at all."""
+KNOWN_FILES = REQUIRED_FILES.union(*PART_FILES, {NATIVE_RANKER})
 DEVICE_SETTINGS = ("weight_devices", "share_devices")
 """Left out of a manifest without a table of devices, which is so the same as before there was one."""
 CONTENT_SETTINGS = ("weight_content", "share_content")
 """Left out of a manifest without a vocabulary."""
+SEQUENCE_SETTINGS = ("weight_sequence", "share_sequence")
+"""Left out of a manifest without a network."""
+_SETTINGS_OF_PARTS = (
+    (DEVICE_FILES, DEVICE_SETTINGS),
+    (CONTENT_FILES, CONTENT_SETTINGS),
+    (SEQUENCE_FILES, SEQUENCE_SETTINGS),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +110,7 @@ class ModelSettings:
     weight_popular: float = 0.04
     weight_devices: float = 0.0
     weight_content: float = 0.0
+    weight_sequence: float = 0.0
     share_embedding: float = 0.30  # of the candidates each source may bring
     share_neighbours: float = 0.20
     share_repeat: float = 0.10
@@ -98,6 +118,7 @@ class ModelSettings:
     share_trending: float = 0.10  # the rest comes from the most popular
     share_devices: float = 0.0
     share_content: float = 0.0
+    share_sequence: float = 0.0
     learnt_sessions: int = (
         0  # 1: the session source's order and scores are those of the ranker learnt in the stream
     )
@@ -121,6 +142,7 @@ class ModelSettings:
             self.share_trending,
             self.share_devices,
             self.share_content,
+            self.share_sequence,
         )
         if sum(shares) > 1.0 + 1e-9:
             raise ValueError("settings.share_*: together at most 1, so that popular items fill the rest")
@@ -160,7 +182,7 @@ class Manifest:
     def to_json(self) -> bytes:
         """Return the file's bytes: sorted keys, so that equal manifests have equal hashes."""
         tree = dataclasses.asdict(self) | {"format": FORMAT}
-        for files, names in ((DEVICE_FILES, DEVICE_SETTINGS), (CONTENT_FILES, CONTENT_SETTINGS)):
+        for files, names in _SETTINGS_OF_PARTS:
             if not self.files.keys() >= files:
                 for name in names:
                     del tree["settings"][name]

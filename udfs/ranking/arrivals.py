@@ -134,6 +134,7 @@ def with_arrivals(base: ItemIndex, arrivals: Sequence[Arrival]) -> ItemIndex:
         lists=base.lists,
         devices=None if base.devices is None else _device_table(base.devices, m),
         content=ItemContent(content.vocabulary, content.vectors, table),
+        sequence=base.sequence,
     )
 
 

@@ -13,14 +13,15 @@ from udfs.ranking.features import N_FEATURES
 from udfs.ranking.first_stage import Finalists
 from udfs.ranking.history import N_TYPES, NEIGHBOUR_ITEMS, History
 from udfs.ranking.item_index import ItemColumns, ItemIndex
-from udfs.ranking.retrieval import CONTENT, EMBEDDING, NEIGHBOURS, REPEAT, SESSIONS, Candidates
+from udfs.ranking.retrieval import CONTENT, EMBEDDING, NEIGHBOURS, REPEAT, SEQUENCE, SESSIONS, Candidates
 from udfs.ranking.snapshot import StateColumns
 from udfs.user_state import EVENT_TYPES, MAX_INTERACTIONS
 
 # Columns, in the order of FEATURES; a test compares the names.
 (
     EMBEDDING_SCORE, EMBEDDING_RANK, NEIGHBOUR_SCORE, NEIGHBOUR_MAX, NEIGHBOUR_HITS, NEIGHBOUR_RANK,
-    REPEAT_SCORE, REPEAT_RANK, SESSION_SCORE, SESSION_RANK, CONTENT_SCORE, CONTENT_RANK, FIRST_STAGE_SCORE,
+    REPEAT_SCORE, REPEAT_RANK, SESSION_SCORE, SESSION_RANK, CONTENT_SCORE, CONTENT_RANK, SEQUENCE_SCORE,
+    SEQUENCE_RANK, FIRST_STAGE_SCORE,
     POPULARITY, TRENDING, TREND_RATIO, POPULARITY_RANK,
     PRICE, PRICE_IN_CATEGORY, REPEAT_RATE, REBUY_DAYS, FACTOR_NORM, PRICE_RELATIVE, ITEM_COUNT,
     ITEM_WEIGHT, ITEM_AGE, ITEM_PURCHASES, BOUGHT_AGE, BOUGHT_COUNT, REBUY_DUE, IN_CART, IN_SESSION,
@@ -101,6 +102,8 @@ def _source_features(candidates: Candidates, finalists: Finalists, out: NDArray[
             out[user, k, SESSION_RANK] = _reciprocal(candidates.rank[user, slot, SESSIONS])
             out[user, k, CONTENT_SCORE] = candidates.content_score[user, slot]
             out[user, k, CONTENT_RANK] = _reciprocal(candidates.rank[user, slot, CONTENT])
+            out[user, k, SEQUENCE_SCORE] = candidates.sequence_score[user, slot]
+            out[user, k, SEQUENCE_RANK] = _reciprocal(candidates.rank[user, slot, SEQUENCE])
             out[user, k, FIRST_STAGE_SCORE] = finalists.score[user, k]
 
 

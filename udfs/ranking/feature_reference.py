@@ -37,6 +37,8 @@ class SourceScores(NamedTuple):
     session_rank: int
     content_score: float
     content_rank: int
+    sequence_score: float
+    sequence_rank: int
     first_stage_score: float
 
 
@@ -83,7 +85,9 @@ def reference_features(
 
 def _of_sources(scores: SourceScores) -> dict[str, float]:
     values = dict(zip(SourceScores._fields, map(float, scores), strict=True))
-    for name in ("embedding_rank", "neighbour_rank", "repeat_rank", "session_rank", "content_rank"):
+    for name in values:
+        if not name.endswith("_rank"):
+            continue
         values[name] = _reciprocal(int(values[name]))
     return values
 

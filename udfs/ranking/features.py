@@ -47,6 +47,8 @@ FEATURES: tuple[Feature, ...] = (
         "content_score", "cosine", "with the last 10 items by what is said, .85 a step back, summed", 0.0
     ),
     _feature("content_rank", "1/rank", "rank among the content source's candidates; 0: not one"),
+    _feature("sequence_score", "share 0..1", "the network's probability over that of the user's best", 0.0),
+    _feature("sequence_rank", "1/rank", "rank among the sequence source's candidates; 0: not one"),
     _feature("first_stage_score", "score", "the linear blend that made it a finalist"),
     # the item alone
     _feature("popularity", "log1p weight", "all-time weight of its interactions"),

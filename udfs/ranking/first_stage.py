@@ -4,7 +4,8 @@
 weights of `ModelSettings`, where within one user's candidates e is the inner product scaled from its least to
 its greatest value to [0, 1], n and s the neighbour and session scores over their greatest, r the repeat score
 as it is, and t and p are log1p weights over the greatest of the catalogue; with a table of devices
-``+ w_devices * d``, d like n, with a vocabulary ``+ w_content * c``, c like n too. The best `reserve` of every source
+``+ w_devices * d``, d like n, with a vocabulary ``+ w_content * c``, c like n too, with a network
+``+ w_sequence * q``, q as it is. The best `reserve` of every source
 get through whatever the blend says: a source that explores must have something to show.
 """
 
@@ -55,6 +56,7 @@ def pick_finalists(index: ItemIndex, candidates: Candidates, finalists: int) -> 
             settings.weight_popular,
             settings.weight_devices,
             settings.weight_content,
+            settings.weight_sequence,
         ],
         np.float32,
     )
@@ -114,6 +116,7 @@ def _pick(
                 blend[c] += weights[6] * (candidates.device_score[user, c] / most_device)
             if most_alike > zero:
                 blend[c] += weights[7] * (candidates.content_score[user, c] / most_alike)
+            blend[c] += weights[8] * candidates.sequence_score[user, c]
             score = blend[c]
             for source in range(N_RETRIEVERS):
                 if 0 < candidates.rank[user, c, source] <= reserve:

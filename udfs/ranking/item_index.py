@@ -15,6 +15,7 @@ from udfs.ranking.content_table import ContentTable, ItemContent
 from udfs.ranking.device_table import DeviceTable
 from udfs.ranking.inner_product import padded_columns
 from udfs.ranking.inverted_lists import InvertedLists, ListColumns, list_columns
+from udfs.ranking.sequence_network import SequenceNetwork
 
 EXACT_UP_TO_ITEMS = 8_000  # beyond it, inverted lists cost less than reading every factor
 
@@ -74,6 +75,8 @@ class ItemIndex:
         What devices have learnt; None: there is no such source.
     content
         What is said of the items; None: there is no such source, and no items come behind those of the bundle.
+    sequence
+        A network that reads what users did last; None: there is no such source.
     """
 
     item_ids: Sequence[str]
@@ -85,6 +88,7 @@ class ItemIndex:
     lists: ListColumns
     devices: DeviceTable | None = None
     content: ItemContent | None = None
+    sequence: SequenceNetwork | None = None
 
     @classmethod
     def build(
@@ -97,6 +101,7 @@ class ItemIndex:
         ivf: InvertedLists | None = None,
         devices: DeviceTable | None = None,
         content: ItemContent | None = None,
+        sequence: SequenceNetwork | None = None,
     ) -> "ItemIndex":
         """Derive the index from a bundle's arrays.
 
@@ -112,6 +117,8 @@ class ItemIndex:
             Inverted lists over the factors; None scores every item.
         devices, content
             Row-aligned with the items.
+        sequence
+            Of these items.
 
         Raises
         ------
@@ -178,6 +185,7 @@ class ItemIndex:
                 vectors=frozen(content.vectors),
                 table=ContentTable(*(frozen(value) for value in content.table)),
             ),
+            sequence=sequence,
         )
 
     def __len__(self) -> int:

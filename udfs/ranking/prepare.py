@@ -16,6 +16,7 @@ from udfs.ranking.item_index import ItemIndex
 from udfs.ranking.live_sessions import SessionCandidates, no_sessions
 from udfs.ranking.rank_settings import RankSettings
 from udfs.ranking.retrieval import Candidates, find_history, retrieve
+from udfs.ranking.sequence_source import SCORED_BY_SEQUENCE, find_by_sequence
 from udfs.ranking.snapshot import Snapshot, StateColumns, decode_states
 from udfs.user_state import UserState
 from udfs.user_vector import refresh_embeddings
@@ -102,6 +103,12 @@ def prepare(
     if index.content is not None:
         most = int(min(settings.candidates, len(index)) * index.settings.share_content)
         content = find_by_content(index.content.table, history, catalogue.allowed, SCORED_BY_CONTENT * most)
+    sequence = None
+    if index.sequence is not None:
+        most = int(min(settings.candidates, len(index)) * index.settings.share_sequence)
+        sequence = find_by_sequence(
+            index.sequence, states, history, catalogue.allowed, SCORED_BY_SEQUENCE * most
+        )
     candidates = retrieve(
         index,
         states,
@@ -112,6 +119,7 @@ def prepare(
         settings.rebuy_after_ms,
         devices,
         content,
+        sequence,
     )
     finalists = pick_finalists(index, candidates, settings.finalists)
     features = compute_features(index, states, history, candidates, finalists, catalogue.price_log)

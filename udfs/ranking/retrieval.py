@@ -1,4 +1,4 @@
-"""Up to a few hundred candidates of each user from eight sources, each with its score and rank.
+"""Up to a few hundred candidates of each user from nine sources, each with its score and rank.
 
 ==========  ===========================================================================================
 embedding   inner product of the user's vector and the item factors: all items, or inverted lists
@@ -11,6 +11,7 @@ devices     what the last 10 items speak for, as devices have learnt it (`device
             such a table
 content     what is like the last 10 items by what is said of it, new items among them (`content_source`); only in
             bundles with a vocabulary
+sequence    what a network expects after the last 20 items (`sequence_source`); only in bundles with one
 ==========  ===========================================================================================
 
 Each source brings its share (`ModelSettings`), best first; an item that several bring is one candidate with
@@ -43,9 +44,19 @@ from udfs.ranking.snapshot import StateColumns
 from udfs.ranking.top_k import order_key, row_of_key, score_of_key, sort_top
 from udfs.user_state import MAX_BOUGHT, MAX_INTERACTIONS
 
-RETRIEVERS = ("embedding", "neighbours", "repeat", "sessions", "trending", "popular", "devices", "content")
+RETRIEVERS = (
+    "embedding",
+    "neighbours",
+    "repeat",
+    "sessions",
+    "trending",
+    "popular",
+    "devices",
+    "content",
+    "sequence",
+)
 N_RETRIEVERS = len(RETRIEVERS)
-EMBEDDING, NEIGHBOURS, REPEAT, SESSIONS, TRENDING, POPULAR, DEVICES, CONTENT = range(N_RETRIEVERS)
+EMBEDDING, NEIGHBOURS, REPEAT, SESSIONS, TRENDING, POPULAR, DEVICES, CONTENT, SEQUENCE = range(N_RETRIEVERS)
 _TOUCHED = NEIGHBOUR_ITEMS * 50
 _HAD = MAX_INTERACTIONS + MAX_BOUGHT
 
@@ -66,7 +77,8 @@ class Candidates(NamedTuple):
     session_score: NDArray[np.float32]
     device_score: NDArray[np.float32]  # (U, 0) without a table of devices
     content_score: NDArray[np.float32]  # (U, C), zeros without a vocabulary
-    rank: NDArray[np.int16]  # (U, C, 8)
+    sequence_score: NDArray[np.float32]  # (U, C), zeros without a network
+    rank: NDArray[np.int16]  # (U, C, 9)
 
 
 def find_history(index: ItemIndex, states: StateColumns) -> History:
@@ -86,6 +98,7 @@ def retrieve(
     rebuy_after_ms: int,
     devices: SessionCandidates | None = None,
     content: SessionCandidates | None = None,
+    sequence: SessionCandidates | None = None,
 ) -> Candidates:
     """Find every user's candidates.
 
@@ -110,6 +123,8 @@ def retrieve(
     content
         As `sessions`, of what is said of items; its share becomes candidates, the rest lends its scores. None: there
         is no vocabulary.
+    sequence
+        As `content`, of what a network expects; None: there is none.
     """
     users = len(states.at_ms)
     limit = min(candidates, len(index))
@@ -122,7 +137,13 @@ def retrieve(
         settings.share_trending,
     )
     quotas = np.array(
-        [int(limit * share) for share in shares] + [limit, limit, int(limit * settings.share_content)],
+        [int(limit * share) for share in shares]
+        + [
+            limit,
+            limit,
+            int(limit * settings.share_content),
+            int(limit * settings.share_sequence),
+        ],
         np.int64,
     )
     found = Candidates(
@@ -135,6 +156,7 @@ def retrieve(
         np.zeros((users, limit), np.float32),
         np.zeros((users, limit), np.float32),
         np.zeros((users, 0 if devices is None else limit), np.float32),
+        np.zeros((users, limit), np.float32),
         np.zeros((users, limit), np.float32),
         np.zeros((users, limit, N_RETRIEVERS), np.int16),
     )
@@ -150,6 +172,7 @@ def retrieve(
         sessions,
         no_sessions(users) if devices is None else devices,
         no_sessions(users) if content is None else content,
+        no_sessions(users) if sequence is None else sequence,
         allowed,
         bias,
         quotas,
@@ -170,6 +193,7 @@ def _retrieve(
     sessions: SessionCandidates,
     devices: SessionCandidates,
     content: SessionCandidates,
+    sequence: SessionCandidates,
     allowed: NDArray[np.bool_],
     bias: NDArray[np.float32],
     quotas: NDArray[np.int64],
@@ -250,6 +274,12 @@ def _retrieve(
             keys[best] = order_key(content.score[user, j], row)
             best += allowed[row] and scratch.excluded[row] != stamp
         taken = _take(user, CONTENT, keys, min(best, quotas[CONTENT]), taken, slot, found)
+        best = 0
+        for j in range(sequence.counts[user]):
+            row = sequence.rows[user, j]
+            keys[best] = order_key(sequence.score[user, j], row)
+            best += allowed[row] and scratch.excluded[row] != stamp
+        taken = _take(user, SEQUENCE, keys, min(best, quotas[SEQUENCE]), taken, slot, found)
         for source in (TRENDING, POPULAR):
             order = items.trending_order if source == TRENDING else items.popular_order
             rank = 0
@@ -276,6 +306,9 @@ def _retrieve(
         for j in range(content.counts[user]):
             if slot[content.rows[user, j]] > 0:
                 found.content_score[user, slot[content.rows[user, j]] - 1] = content.score[user, j]
+        for j in range(sequence.counts[user]):
+            if slot[sequence.rows[user, j]] > 0:
+                found.sequence_score[user, slot[sequence.rows[user, j]] - 1] = sequence.score[user, j]
         for c in range(taken):
             row = found.rows[user, c]
             slot[row] = 0

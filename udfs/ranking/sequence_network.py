@@ -6,7 +6,7 @@ rows. So it is always run with `GROUP` rows: `check` compares a row in every pla
 Source: Hidasi et al., "Session-based recommendations with recurrent neural networks", ICLR 2016.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from udfs.model.onnx_graph import read_graph
 from udfs.model.refusal import BundleRefused
+from udfs.ranking.inner_product import padded_columns
 from udfs.ranking.onnx_ranker import CPU, PROVIDERS
 
 LENGTH = 20
@@ -24,6 +25,27 @@ MOST_ITEMS = 8_000
 MAX_WIDTH = 256
 TOLERANCE = 1e-5
 OPERATORS = frozenset({":GRU", ":Gather", ":Squeeze", ":Transpose"})
+_EXACT = {"CUDAExecutionProvider": {"use_tf32": "0"}}  # else products keep 10 bits
+
+
+class SequenceArrays(NamedTuple):
+    """What a bundle holds of a network beside its graph.
+
+    Attributes
+    ----------
+    rows
+        int32 (v,): the items that it knows, as rows of the epoch, ascending.
+    vectors
+        float32 (v, h): an item's score is its inner product with the network's output.
+    canary_tokens, canary_lengths, canary_states
+        int64 (q, 20), int32 (q,), float32 (q, h): what the trainer's own library answers.
+    """
+
+    rows: NDArray[np.int32]
+    vectors: NDArray[np.float32]
+    canary_tokens: NDArray[np.int64]
+    canary_lengths: NDArray[np.int32]
+    canary_states: NDArray[np.float32]
 
 
 class SequenceNetwork:
@@ -72,9 +94,11 @@ class SequenceNetwork:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         available = onnxruntime.get_available_providers()
-        chosen = [name for name in providers if name in available] or list(CPU)
+        chosen = [(name, _EXACT.get(name, {})) for name in providers if name in available]
         try:
-            self._session = onnxruntime.InferenceSession(model, options, providers=chosen)
+            self._session = onnxruntime.InferenceSession(
+                model, options, providers=chosen or [(name, {}) for name in CPU]
+            )
         except Exception as error:  # ONNX Runtime raises a class per status code, none of them public
             raise BundleRefused("ranker", f"sequence: ONNX Runtime cannot load it: {error}") from error
         self.provider: str = self._session.get_providers()[0]
@@ -84,6 +108,8 @@ class SequenceNetwork:
             raise BundleRefused("shape", f"sequence: wanted inputs {wanted} and one output, got {inputs}")
         self.rows = rows
         self.vectors = vectors
+        self.transposed = padded_columns(np.asarray(vectors, np.float32))
+        """float32 (h, padded v): the vectors as `udfs.ranking.inner_product.score_all` wants them."""
         self.tokens = np.zeros(items, np.int64)
         """int64 (n,): what the graph calls each item of the epoch, 0: unknown to it."""
         self.tokens[rows] = np.arange(1, len(rows) + 1)
@@ -141,3 +167,24 @@ class SequenceNetwork:
             if not np.array_equal(np.roll(moved, -shift, axis=0), got):
                 raise BundleRefused("canary", "sequence: a vector depends on the rows beside it")
         return worst
+
+
+def open_network(
+    model: bytes, arrays: SequenceArrays, items: int, providers: tuple[str, ...] = PROVIDERS
+) -> SequenceNetwork:
+    """Return a network that answers as its trainer's library did, on the CPU where another provider does not.
+
+    Raises
+    ------
+    BundleRefused
+        As for `SequenceNetwork` and its `check`.
+    """
+    network = SequenceNetwork(model, arrays.rows, arrays.vectors, items, providers)
+    try:
+        network.check(*arrays[2:])
+    except BundleRefused:
+        if network.provider in CPU:
+            raise
+        network = SequenceNetwork(model, arrays.rows, arrays.vectors, items, CPU)
+        network.check(*arrays[2:])
+    return network

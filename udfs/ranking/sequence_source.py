@@ -9,53 +9,48 @@ from numpy.typing import NDArray
 from udfs.item_factors import INTERACTION_WEIGHTS
 from udfs.kernel_cache import kernel
 from udfs.ranking.history import N_TYPES, History
-from udfs.ranking.inner_product import BLOCK, best_scores, padded_columns, score_all
+from udfs.ranking.inner_product import BLOCK, best_scores, score_all
 from udfs.ranking.live_sessions import SessionCandidates
 from udfs.ranking.sequence_network import LENGTH, SequenceNetwork
 from udfs.ranking.snapshot import StateColumns
 from udfs.ranking.top_k import row_of_key, score_of_key
 
+SCORED_BY_SEQUENCE = 3
+"""Times its share that it finds: candidates of other sources get its score too."""
 
-class SequenceSource:
-    """A network arranged for search.
+
+def find_by_sequence(
+    network: SequenceNetwork,
+    states: StateColumns,
+    history: History,
+    allowed: NDArray[np.bool_],
+    limit: int,
+) -> SessionCandidates:
+    """Return what comes next of the items that the network knows, best first, at most `limit` items a user.
+
+    The score is the probability relative to the user's best, above 0 and at most 1. What the user had counts too;
+    rules about that are retrieval's.
 
     Parameters
     ----------
     network
         Of the bundle.
+    states, history
+        U users: of their interactions, those with a weight that the network knows are read, the newest 20.
+    allowed
+        bool (n,): in stock and not blocked.
+    limit
+        Items a user.
     """
-
-    def __init__(self, network: SequenceNetwork) -> None:
-        self.network = network
-        self._transposed = padded_columns(np.asarray(network.vectors))
-
-    def find(
-        self, states: StateColumns, history: History, allowed: NDArray[np.bool_], limit: int
-    ) -> SessionCandidates:
-        """Return what comes next of the items that the network knows, best first, at most `limit` a user.
-
-        The score is the probability relative to the user's best, above 0 and at most 1. What the user had counts
-        too; rules about that are retrieval's.
-
-        Parameters
-        ----------
-        states, history
-            U users: of their interactions, those with a weight that the network knows are read, the newest 20.
-        allowed
-            bool (n,): in stock and not blocked.
-        """
-        network = self.network
-        users = len(history.n_recent)
-        found = SessionCandidates(
-            np.zeros(users, np.int32),
-            np.zeros((users, limit), np.int32),
-            np.zeros((users, limit), np.float32),
-        )
-        tokens, lengths = read_tokens(states, history, network.tokens)
-        bias = np.full(self._transposed.shape[1], -np.inf, np.float32)
-        bias[: len(network.rows)][allowed[network.rows]] = 0.0
-        _find(network.states(tokens, lengths), lengths, self._transposed, bias, network.rows, found)
-        return found
+    users = len(history.n_recent)
+    found = SessionCandidates(
+        np.zeros(users, np.int32), np.zeros((users, limit), np.int32), np.zeros((users, limit), np.float32)
+    )
+    tokens, lengths = read_tokens(states, history, network.tokens)
+    bias = np.full(network.transposed.shape[1], -np.inf, np.float32)
+    bias[: len(network.rows)][allowed[network.rows]] = 0.0
+    _find(network.states(tokens, lengths), lengths, network.transposed, bias, np.asarray(network.rows), found)
+    return found
 
 
 def read_tokens(
@@ -83,7 +78,11 @@ def _read(
         for back in range(states.n_interactions[user]):
             k = states.n_interactions[user] - 1 - back
             row, kind = history.item_rows[user, k], states.item_types[user, k]
-            if row < 0 or kind >= N_TYPES or type_weights[kind] <= 0.0 or tokens[row] == 0:
+            if (
+                row < 0 or row >= len(tokens) or kind >= N_TYPES
+            ):  # items behind the tokens came after the bundle
+                continue
+            if type_weights[kind] <= 0.0 or tokens[row] == 0:
                 continue
             read[user, count] = tokens[row]
             count += 1

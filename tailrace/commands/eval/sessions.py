@@ -11,12 +11,12 @@ from tailrace.commands.eval.surroundings import (
     Out,
     Seed,
     import_evaluation,
-    import_pytorch,
     publish,
     unusable,
     usage,
 )
 from tailrace.commands.options import Json
+from tailrace.commands.train import import_pytorch
 from tailrace.phase_progress import phase_progress
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
 import os
 import subprocess
@@ -58,24 +57,6 @@ def import_evaluation() -> None:
             ExitCode.ENVIRONMENT,
         ) from error
     commit()
-
-
-def import_pytorch() -> None:
-    """Say what to install where a sequential network cannot be trained.
-
-    Raises
-    ------
-    UserError
-        TR-702.
-    """
-    if importlib.util.find_spec("torch") is None:
-        raise UserError(
-            "TR-702",
-            "a sequential network needs torch, which is not installed",
-            "the extra `sequence` was left out",
-            "uv pip install 'tailrace[sequence]'",
-            ExitCode.ENVIRONMENT,
-        )
 
 
 def data_cache() -> Path:
