@@ -19,7 +19,8 @@ from udfs.federate.contribution import SecurePacket
 from udfs.federate.line import LineLogic
 from udfs.federate.line_batch import BatchStep
 from udfs.federate.line_state import LineHead, LineState
-from udfs.federate.secure_cohort import SecureCohort, SecureLogic, SecureStep
+from udfs.federate.secure_cohort import SecureLogic
+from udfs.federate.secure_cohort_state import SecureCohort, SecureStep
 from udfs.federate.update_check import redacted
 
 DEAD_LETTER, MODEL, COHORT = range(3)

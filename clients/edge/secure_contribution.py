@@ -1,4 +1,4 @@
-"""A device's part in a cohort that is added under masks: four messages, each an answer to what the job tells."""
+"""A device's part in a cohort that is added under masks: five messages, each an answer to what the job tells."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 
 from schemas.ids import user_key
 from schemas.records import EdgeCohort, EdgeModel, EdgeUpdate
+from udfs.federate.secret_shares import FIELD_BYTES
+from udfs.federate.secure_member import Member
 from udfs.federate.secure_message import (
+    ECHO,
     JOIN,
     KEY_BYTES,
     MASKED,
@@ -19,7 +22,7 @@ from udfs.federate.secure_message import (
     cohort_label,
     public_keys_of,
 )
-from udfs.federate.secure_sum import FIELD_BYTES, GROUP_BYTES, SEALED_BYTES, Member, SecureSumError
+from udfs.federate.secure_sum import GROUP_BYTES, SEALED_BYTES, TAG_BYTES, SecureSumError
 from udfs.privacy.client_update import device_quantiser, privatise
 from udfs.privacy.terms import Mode, Terms
 
@@ -79,6 +82,7 @@ class SecureContribution:
         self._cohort: int | None = None
         self._members: tuple[str, ...] = ()
         self._member: Member | None = None
+        self._remaining: set[int] | None = None
 
     def join(self) -> EdgeUpdate:
         """First message: public keys of this cohort."""
@@ -108,13 +112,31 @@ class SecureContribution:
             if sender != self._member.number:
                 self._member.receive(sender, told.payload[place : place + SEALED_BYTES])
             return None
+        if told.phase == "agreed":
+            return self._open(told)
         if self._member.number not in here:
             return None  # it was too late, or it is over
         if told.phase == "mask":
             if here != self._member.received:
                 raise SecureSumError("mask: wanted the members whose shares have come, and no others")
             return self._message(MASKED, self._member.mask(self.units).astype("<u8").tobytes())
-        opened = self._member.open(here)
+        if self._remaining is not None:
+            raise SecureSumError("open: was told before who remains")
+        self._remaining = here
+        tags = self._member.echo(here)
+        return self._message(ECHO, b"".join(tags.get(n, bytes(TAG_BYTES)) for n in range(len(self._members))))
+
+    def _open(self, told: EdgeCohort) -> EdgeUpdate | None:
+        """Open what was told before, if enough others show that they were told the same."""
+        if self._remaining is None or self._member is None:
+            return None
+        size, place = TAG_BYTES * len(self._members), TAG_BYTES * self._member.number
+        tags = {
+            self._members.index(name): told.payload[at * size + place : at * size + place + TAG_BYTES]
+            for at, name in enumerate(told.members)
+        }
+        self._member.agree(self._remaining, tags)
+        opened = self._member.open(self._remaining)
         parts = {**opened.seeds, **opened.keys}
         return self._message(
             OPENING,

@@ -82,6 +82,9 @@ def run(fleet: Fleet, share: Collection[int], mask: Collection[int], open_: Coll
     if len(mask) < len(share):
         fleet.wait()
     fleet.send(fleet.hear(open_))
+    if len(open_) < len(mask):
+        fleet.wait()
+    fleet.send(fleet.hear(open_))
 
 
 def version(job: Job) -> EdgeModel:
@@ -111,7 +114,7 @@ def test_a_version_is_the_sum_of_those_who_remained_and_nothing_else_is_opened(
     assert (made.version, made.cohort_size, made.mode) == (1, len(mask), "distributed")
     total = np.sum([fleet.units[n] for n in mask], axis=0)
     assert made.weights == (total * UNIT / len(mask)).astype("<f8").tobytes()
-    assert [told.phase for told in job.told if told.phase != "shares"] == ["roster", "mask", "open"]
+    assert [told.phase for told in job.told if told.phase != "shares"] == ["roster", "mask", "open", "agreed"]
     assert not job.letters
     for sent in fleet.sent:
         if sent.secure == "masked":
@@ -173,7 +176,7 @@ def test_a_cohort_goes_on_from_a_checkpoint_and_gives_the_same_bytes() -> None:
     run(Fleet(whole), EVERYBODY, EVERYBODY, EVERYBODY)
     job = opened(settings)
     fleet = Fleet(job)
-    for _ in range(4):
+    for _ in range(5):
         again = Job(settings, copy.deepcopy(job.states))
         again.models, again.told = list(job.models), list(job.told)
         fleet.job = job = again
@@ -218,8 +221,8 @@ def test_a_stranger_and_a_repeat_change_nothing() -> None:
     fleet.units.pop()
     fleet.send([member.join() for member in fleet.members for _ in range(2)])
     fleet.send([*fleet.hear(EVERYBODY), stranger.join()])
-    fleet.send([one for one in fleet.hear(EVERYBODY) for _ in range(2)])
-    fleet.send([one for one in fleet.hear(EVERYBODY) for _ in range(2)])
+    for _ in range(3):
+        fleet.send([one for one in fleet.hear(EVERYBODY) for _ in range(2)])
     made = version(job)
     assert made.cohort_size == MEMBERS
     assert made.weights == (np.sum(fleet.units, axis=0) * UNIT / MEMBERS).astype("<f8").tobytes()
@@ -233,6 +236,26 @@ def test_a_sum_that_is_out_of_reach_is_not_released() -> None:
     run(fleet, EVERYBODY, EVERYBODY, EVERYBODY)
     assert version(job).version == 0
     assert job.told[-1].phase == "over"
+
+
+def test_a_job_that_tells_two_stories_of_who_is_gone_gets_nothing_opened() -> None:
+    job = opened(settings_of(SECURE))
+    fleet = Fleet(job)
+    fleet.send([member.join() for member in fleet.members])
+    fleet.send(fleet.hear(EVERYBODY))
+    fleet.send(fleet.hear(EVERYBODY))
+    (told,) = [one for one in job.told if one.phase == "open"]
+    fleet.heard = len(job.told)
+    stories = [told if n < 3 else told._replace(members=told.members[:5]) for n in EVERYBODY]
+    fleet.send([fleet.members[n].on_told(stories[n]) for n in range(5)])
+    fleet.wait()
+    (agreed,) = job.told[fleet.heard :]
+    assert (agreed.phase, len(agreed.members)) == ("agreed", 5)
+    for n in range(5):
+        with pytest.raises(SecureSumError, match="told the same"):
+            fleet.members[n].on_told(agreed)
+    with pytest.raises(SecureSumError, match="told before"):
+        fleet.members[0].on_told(told._replace(members=told.members[:5]))
 
 
 def test_a_device_asks_whose_keys_it_is_given_and_wants_a_threshold_that_protects() -> None:

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from udfs.federate.secure_sum import FIELD, GROUP, Member, SecureSumError, unmask
+from udfs.federate.secret_shares import FIELD
+from udfs.federate.secure_member import Member
+from udfs.federate.secure_sum import GROUP, SecureSumError, unmask
 from udfs.privacy.noise_gate import chi_square_quantile
 
 LABEL = b"head/3/cohort-7"
@@ -102,6 +104,27 @@ def test_a_member_masks_once_and_opens_once(vectors):
     members[0].open(range(N))
     with pytest.raises(SecureSumError, match="opens once"):
         members[0].open(range(N - 1))
+
+
+def test_members_who_were_told_the_same_agree_and_others_do_not():
+    members, _ = cohort()
+    here, other = range(N - 1), [*range(N - 2), N - 1]
+    told = {number: here if number < THRESHOLD - 1 else other for number in range(N)}
+    tags = {number: members[number].echo(told[number]) for number in range(N)}
+    heard = [
+        {sender: made[number] for sender, made in tags.items() if sender != number} for number in range(N)
+    ]
+    with pytest.raises(SecureSumError, match=f"wanted {THRESHOLD} or more members that were told the same"):
+        members[0].agree(here, heard[0])
+    same = {number: members[number].echo(here) for number in range(1, THRESHOLD)}
+    heard = {number: made[0] for number, made in same.items()}
+    members[0].agree(here, heard)
+    with pytest.raises(SecureSumError):
+        members[0].agree(here, {1: heard[1]} | {number: bytes(16) for number in range(2, N)})
+    with pytest.raises(SecureSumError):
+        members[0].agree(here, dict.fromkeys(range(1, N), heard[1]))  # a tag is one member's, for one other
+    with pytest.raises(SecureSumError):
+        members[1].agree(here, heard)
 
 
 def test_of_one_member_either_the_seed_is_opened_or_the_key():

@@ -1,10 +1,11 @@
 """A cohort of devices whose numbers the job adds up under masks: who is in it, what it is told, when it is opened.
 
-Four messages a member, each answered by what the job tells all (`schemas.records.EdgeCohort`)::
+Five messages a member, each answered by what the job tells all (`schemas.records.EdgeCohort`)::
 
     join     public keys of this cohort         roster   all members and keys: the cohort is full or its time over
     shares   a sealed share for each other      shares   the same, passed on; then mask: who has shared
     masked   numbers under all masks: added     open     who remains
+    echo     who remains, for each other        agreed   the same, passed on, of those who said so
     opening  shares of seeds and of mask keys   (a version, from the sum and nothing smaller), or over: given up
 
 The job keeps the running sum of masked numbers, never one member's. What protects whom from whom stands in
@@ -14,120 +15,24 @@ other's keys from elsewhere (`clients.edge.secure_contribution` asks).
 
 from __future__ import annotations
 
-import json
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 import numpy as np
 
 from schemas.ids import user_key
-from schemas.records import EdgeCohort, EdgeModel, EdgeUpdate
+from schemas.records import EdgeCohort, EdgeUpdate
 from schemas.refusal import Refused
 from udfs.federate.line import LineLogic, user_name
 from udfs.federate.line_state import LineState
-from udfs.federate.secure_message import JOIN, MASKED, OPENING, SHARES, cohort_label, public_keys_of
-from udfs.federate.secure_sum import FIELD_BYTES, SEALED_BYTES, Opened, SecureSumError, unmask_sum
+from udfs.federate.secret_shares import FIELD_BYTES
+from udfs.federate.secure_cohort_state import SecureCohort, SecureStep
+from udfs.federate.secure_message import ECHO, JOIN, MASKED, OPENING, SHARES, cohort_label, public_keys_of
+from udfs.federate.secure_sum import SEALED_BYTES, TAG_BYTES, Opened, SecureSumError, unmask_sum
 from udfs.federate.update_check import update_digest
 from udfs.privacy.fixed_point import UNIT, FixedPointSum, empty_sum
 
-FORMAT: Final = 1
-ROSTER, MASK, OPEN, OVER = "roster", "mask", "open", "over"
+ROSTER, MASK, OPEN, AGREED, OVER = "roster", "mask", "open", "agreed", "over"
 _SIGMAS: Final = 8.3
-
-
-class SecureCohort(NamedTuple):
-    """What a line knows of its open cohort, beside the running sum and the head's users and digests.
-
-    Attributes
-    ----------
-    number
-        Counts the line's cohorts.
-    awaits
-        Which message is due, of `secure_message.PHASES`.
-    since_ms
-        Time of the phase's first message, or of its announcement; None: nobody has joined.
-    members
-        User keys in the order of joining.
-    keys
-        `secure_message.KEY_BYTES` of each: share key and mask key.
-    shared, masked
-        Numbers of the members that did.
-    openings
-        Number to what it opened: `FIELD_BYTES` for each member.
-    """
-
-    number: int = 0
-    awaits: str = JOIN
-    since_ms: int | None = None
-    members: tuple[str, ...] = ()
-    keys: tuple[bytes, ...] = ()
-    shared: tuple[int, ...] = ()
-    masked: tuple[int, ...] = ()
-    openings: tuple[tuple[int, bytes], ...] = ()
-
-    @property
-    def threshold_of_members(self) -> int:
-        """More than two thirds, so that two stories about who is gone cannot both be believed."""
-        return 2 * len(self.members) // 3 + 1
-
-    def encode(self) -> bytes:
-        """Versioned bytes: JSON, at most 160 KiB for `MAX_SECURE_MEMBERS`.
-
-        Examples
-        --------
-        >>> cohort = SecureCohort(3, "opening", 5, ("a/b",), (bytes(512),), (0,), (0,), ((0, b"x"),))
-        >>> SecureCohort.decode(cohort.encode()) == cohort
-        True
-        """
-        tree = {
-            **self._asdict(),
-            "format": FORMAT,
-            "keys": [key.hex() for key in self.keys],
-            "openings": [[number, opened.hex()] for number, opened in self.openings],
-        }
-        return json.dumps(tree, separators=(",", ":")).encode()
-
-    @classmethod
-    def decode(cls, blob: bytes) -> SecureCohort:
-        """Read a blob.
-
-        Raises
-        ------
-        ValueError
-            For another format.
-        """
-        tree: dict[str, Any] = json.loads(blob)
-        if tree.pop("format", None) != FORMAT:
-            raise ValueError(f"secure cohort: wanted format {FORMAT}")
-        tree["keys"] = tuple(bytes.fromhex(key) for key in tree["keys"])
-        tree["openings"] = tuple((number, bytes.fromhex(opened)) for number, opened in tree["openings"])
-        for name in ("members", "shared", "masked"):
-            tree[name] = tuple(tree[name])
-        return cls(**tree)
-
-
-class SecureStep(NamedTuple):
-    """What a message, or the passing of time, made.
-
-    Attributes
-    ----------
-    cohort, state
-        The next ones. `state.sums` has the running sum of the masked numbers, modulo 2^64.
-    told
-        What to tell the members, in order.
-    released
-        The version, if the cohort was opened.
-    refused
-        Why the message was not taken.
-    counts
-        Names of counters to raise by one.
-    """
-
-    cohort: SecureCohort
-    state: LineState
-    told: tuple[EdgeCohort, ...] = ()
-    released: EdgeModel | None = None
-    refused: Refused | None = None
-    counts: tuple[str, ...] = ()
 
 
 class SecureLogic:
@@ -224,6 +129,11 @@ class SecureLogic:
             return SecureStep(masked, self._added(state, update, at_ms))
         if number not in cohort.masked:
             raise Refused("cohort_closed", "the member's numbers are not in the sum")
+        if update.secure == ECHO:
+            if any(number == other for other, _ in cohort.echoes):
+                return None
+            self._want_length(update, TAG_BYTES * len(cohort.members))
+            return SecureStep(cohort._replace(echoes=(*cohort.echoes, (number, update.payload))), state)
         if any(number == other for other, _ in cohort.openings):
             return None
         self._want_length(update, FIELD_BYTES * len(cohort.members))
@@ -246,6 +156,8 @@ class SecureLogic:
             return len(cohort.shared) == len(cohort.members)
         if cohort.awaits == MASKED:
             return len(cohort.masked) == len(cohort.shared)
+        if cohort.awaits == ECHO:
+            return len(cohort.echoes) == len(cohort.masked)
         return len(cohort.openings) >= self._threshold(cohort)
 
     def _threshold(self, cohort: SecureCohort) -> int:
@@ -259,6 +171,7 @@ class SecureLogic:
             JOIN: len(cohort.members),
             SHARES: len(cohort.shared),
             MASKED: len(cohort.masked),
+            ECHO: len(cohort.echoes),
             OPENING: len(cohort.openings),
         }[cohort.awaits]
         wanted = self._line.cohort_min if cohort.awaits == JOIN else self._threshold(cohort)
@@ -275,6 +188,11 @@ class SecureLogic:
             return SecureStep(following._replace(awaits=MASKED), state, (told,))
         if cohort.awaits == MASKED:
             told = self._tell(cohort, OPEN, self._names(cohort, cohort.masked), b"", at_ms)
+            return SecureStep(following._replace(awaits=ECHO), state, (told,))
+        if cohort.awaits == ECHO:
+            echoes = sorted(cohort.echoes)
+            names = self._names(cohort, tuple(number for number, _ in echoes))
+            told = self._tell(cohort, AGREED, names, b"".join(tags for _, tags in echoes), at_ms)
             return SecureStep(following._replace(awaits=OPENING), state, (told,))
         return self._opened(cohort, state, at_ms)
 

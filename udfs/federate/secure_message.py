@@ -1,4 +1,4 @@
-"""What members of a cohort under masks send: four messages, in order, of fixed lengths."""
+"""What members of a cohort under masks send: five messages, in order, of fixed lengths."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import Final
 
 from schemas.records import EdgeUpdate
 from schemas.refusal import Refused
-from udfs.federate.secure_sum import FIELD_BYTES, GROUP_BYTES, SEALED_BYTES, PublicKeys
+from udfs.federate.secret_shares import FIELD_BYTES
+from udfs.federate.secure_sum import GROUP_BYTES, SEALED_BYTES, TAG_BYTES, PublicKeys
 
-JOIN, SHARES, MASKED, OPENING = PHASES = ("join", "shares", "masked", "opening")
+JOIN, SHARES, MASKED, ECHO, OPENING = PHASES = ("join", "shares", "masked", "echo", "opening")
 KEY_BYTES: Final = 2 * GROUP_BYTES
 
 
@@ -39,6 +40,7 @@ def check_secure(update: EdgeUpdate, dimension: int) -> None:
         JOIN: size == KEY_BYTES,
         SHARES: size > 0 and size % SEALED_BYTES == 0,
         MASKED: size == 8 * dimension,
+        ECHO: size > 0 and size % TAG_BYTES == 0,
         OPENING: size > 0 and size % FIELD_BYTES == 0,
     }[update.secure]
     if not fits:
