@@ -42,16 +42,13 @@ class ContentSettings:
     dimension: int = 64
     least_items: int = 2  # that a term must be said of
     most_terms: int = 8_192
-    linked_items: int = 20_000  # the most popular ones, which alone are linked to
+    linked_weight: float = 20.0  # items whose interactions weigh no more are linked to: four purchases
 
     def __post_init__(self) -> None:
-        if (
-            not 0 <= self.dimension <= 256
-            or self.least_items < 1
-            or self.most_terms < 1
-            or self.linked_items < 1
-        ):
-            raise ValueError(f"dimension 0 to 256, all others at least 1, got {self}")
+        if not 0 <= self.dimension <= 256 or self.least_items < 1 or self.most_terms < 1:
+            raise ValueError(f"dimension 0 to 256, least_items and most_terms at least 1, got {self}")
+        if self.linked_weight < 0:
+            raise ValueError(f"linked_weight: wanted 0 or more, got {self.linked_weight}")
 
 
 def fit_content(
@@ -88,7 +85,7 @@ def fit_content(
     with threadpool_limits(limits=1):  # so that sums have one order, and equal data give equal files
         components = _components(weights, settings.dimension, rng).astype(np.float32)
         vectors = unit_vectors(np.asarray(weights @ components.astype(np.float64)))
-        links = _links(vectors, items.popularity, settings.linked_items)
+        links = _links(vectors, items.popularity, settings.linked_weight)
     return ItemContent(ContentVocabulary.of(terms, idf, components), vectors, ContentTable.of(links))
 
 
@@ -119,10 +116,16 @@ def _components(
 
 
 def _links(
-    vectors: npt.NDArray[np.float32], popularity: npt.NDArray[np.float32], linked_items: int
+    vectors: npt.NDArray[np.float32], popularity: npt.NDArray[np.float32], linked_weight: float
 ) -> ContentLinks:
-    """Link each item with those most like it; of equally alike ones the popular come first."""
-    targets = np.sort(np.argsort(-popularity, kind="stable")[:linked_items]).astype(np.int32)
+    """Link each item with the little known ones most like it; of equally alike ones the popular come first.
+
+    What users did says more of the others than their words do: links to all cost Online Retail's lists a little.
+    """
+    targets = np.flatnonzero(popularity <= linked_weight).astype(np.int32)
+    if not len(targets):
+        nothing = np.zeros(len(vectors) + 1, np.int64)
+        return ContentLinks(nothing, np.empty(0, np.int32), np.empty(0, np.float32))
     # Below the last decimal that counts, so it decides among equals alone.
     order = np.argsort(np.argsort(popularity[targets], kind="stable"))
     favour = order / max(len(targets), 1) * 0.5 * 10.0**-ALIKE_DECIMALS

@@ -51,6 +51,8 @@ class PlainRun:
         User key → state right after the newest event that asked for a ranking: what the list is made of.
     control_seq
         1 + offset of the activation, or of the republish after it.
+    arrivals
+        `model.arrivals` of the job.
     """
 
     bundle: Bundle
@@ -58,6 +60,7 @@ class PlainRun:
     control_seq: int = 0
     max_event_bytes: int = 65_536
     generation: int = 0
+    arrivals: int = 1_000
     states: dict[str, UserState] = field(default_factory=dict)
     ranked: dict[str, UserState] = field(default_factory=dict)
     deltas: list[SessionDelta] = field(default_factory=list)
@@ -140,10 +143,7 @@ class PlainRun:
         posteriors: Mapping[str, SharedPosterior] | None = None,
     ) -> dict[str, Ranked]:
         """Rank everyone, or these, in one batch."""
-        view = CatalogueView(self.bundle)
-        for item in items:
-            view.apply(item)
-        view.mark = mark
+        view = self.view(items, mark)
         snapshots = []
         for key in self.ranked if keys is None else keys:
             state = self._refreshed(self.ranked[key])
@@ -159,6 +159,15 @@ class PlainRun:
             )
         ranked = rank_batch(self.bundle, snapshots, view, settings, sessions, posteriors)
         return {snapshot.key: list_ for snapshot, list_ in zip(snapshots, ranked, strict=True)}
+
+    def view(self, items: Sequence[Item], mark: int) -> CatalogueView:
+        """Give the catalogue as a worker has it after these records."""
+        view = CatalogueView(self.bundle, self.arrivals)
+        for item in items:
+            view.apply(item)
+        view.mark = mark
+        view.settle()
+        return view
 
     def _refreshed(self, state: UserState) -> UserState:
         return refresh_embedding(state, self.bundle.items.factors, self.bundle.epoch)

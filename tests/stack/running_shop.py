@@ -144,7 +144,7 @@ class RunningShop:
 
     def check_views(self, keys: Iterable[str]) -> None:
         """Compare the last items and the features beside the lists of some users."""
-        items = self.plain.bundle.items
+        items = self.plain.view(self.items, self.mark).index
         item_of = {item_hash(item): item for item in items.item_ids}
         for key in keys:
             state, names = self.plain.ranked[key], user_keys(*split_user_key(key))

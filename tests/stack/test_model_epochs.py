@@ -40,7 +40,7 @@ def check_each_by_its_bundle(shop: RunningShop, lists: list[ServedList]) -> None
         groups[list_.epoch, list_.index_mark].append(list_)
     for (epoch, mark), group in groups.items():
         bundle = shop.bundles[epoch]
-        view = CatalogueView(bundle)
+        view = CatalogueView(bundle, shop.plain.arrivals)
         for item in shop.items[:mark]:
             view.apply(item)
         view.mark = mark
