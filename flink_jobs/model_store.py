@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import gc
+import math
 import time
 from collections import OrderedDict
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 from flink_jobs.list_columns import BundleTexts
 from flink_jobs.settings import Model
 from udfs.item_factors import ItemFactors
 from udfs.model.bundle import Bundle, BundleRefused
+from udfs.ranking.onnx_ranker import NotFiniteScoreError
 
 HELD = 2
 RETRY_S = 5.0
+Made = TypeVar("Made")
 
 
 class _Held(NamedTuple):
@@ -87,18 +91,44 @@ class ModelStore:
         """Give the bundle used last, the one to fall back to."""
         return next(reversed(self._bundles.values())).bundle if self._bundles else None
 
+    def rank_with(self, epoch: int, rank: Callable[[Bundle], Made]) -> Made | None:
+        """Rank with an epoch, or, when it is refused or its scores are no numbers, with the one that served before.
+
+        A bundle whose scores are no numbers is never used again by this process: it would end the job, or be shown.
+
+        Parameters
+        ----------
+        rank
+            Makes lists with a bundle.
+
+        Returns
+        -------
+        What `rank` made; None where no bundle is left.
+        """
+        while (bundle := self.bundle(epoch) or self.newest_held()) is not None:
+            try:
+                return rank(bundle)
+            except NotFiniteScoreError as error:
+                self._bundles.pop(bundle.epoch)
+                self._refused[bundle.epoch] = (math.inf, f"scores: {error}")
+        return None
+
+    def unfit(self) -> dict[int, str]:
+        """Tell of every epoch whose scores were no numbers, and where."""
+        return {epoch: reason for epoch, (until_s, reason) in self._refused.items() if until_s == math.inf}
+
     def _hold(self, epoch: int) -> _Held | None:
         held = self._bundles.get(epoch)
         if held is not None:
             self._bundles.move_to_end(epoch)
             return held
-        refused_at, _ = self._refused.get(epoch, (float("-inf"), ""))
-        if time.monotonic() - refused_at < RETRY_S:
+        again_s, _ = self._refused.get(epoch, (-math.inf, ""))
+        if time.monotonic() < again_s:
             return None
         try:
             bundle = open_epoch(self._settings, epoch)
         except BundleRefused as refused:
-            self._refused[epoch] = (time.monotonic(), str(refused))
+            self._refused[epoch] = (time.monotonic() + RETRY_S, str(refused))
             return None
         self._bundles[epoch] = held = _Held(bundle, BundleTexts.of(bundle))
         while len(self._bundles) > HELD:

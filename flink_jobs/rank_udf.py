@@ -37,6 +37,7 @@ from schemas.codec import Codec, encode
 from schemas.ids import split_user_key
 from schemas.records import ServedList
 from schemas.redis_keys import MODEL_WORKERS
+from udfs.model.bundle import Bundle
 from udfs.ranking.live_sessions import one_session
 from udfs.ranking.rank import rank_columns
 from udfs.ranking.rank_settings import RankSettings
@@ -149,10 +150,6 @@ class RankLists(ScalarFunction):
 
     def _rank(self, epoch: int, variant: str, snapshots: list[Snapshot]) -> Sequence[bytes | None]:
         """Rank users with one epoch and variant, and give the record of each list that stands in the store."""
-        # A bundle that went bad after it was activated: the one that served before keeps serving.
-        bundle = self._models.bundle(epoch) or self._models.newest_held()
-        if bundle is None:
-            return [None] * len(snapshots)
         sessions = None
         if self._sessions is not None:
             self._sessions.follow()
@@ -163,10 +160,16 @@ class RankLists(ScalarFunction):
         if self._posteriors is not None:
             self._posteriors.follow()
             posteriors = self._posteriors.by_tenant
-        view = self._catalogue.view(bundle)
         label, how = self._of_variant(variant)
-        batch = rank_columns(bundle, snapshots, view, how, sessions, posteriors)
-        self._active_epoch = bundle.epoch
+
+        def rank(bundle: Bundle) -> RankedBatch:
+            return rank_columns(bundle, snapshots, self._catalogue.view(bundle), how, sessions, posteriors)
+
+        # A bundle that went bad after it was activated: the one that served before keeps serving.
+        batch = self._models.rank_with(epoch, rank)
+        if batch is None:
+            return [None] * len(snapshots)
+        self._active_epoch = batch.bundle.epoch
         texts, hash_tags = self._models.texts(batch.bundle), self._settings.redis.hash_tags
         replies = self._store.put_encoded(encode_entries(batch, texts, label, wall_clock_ms(), hash_tags))
         records: list[bytes | None] = list(encode_served(batch, texts, label, wall_clock_ms()))
@@ -187,19 +190,12 @@ class RankLists(ScalarFunction):
     def _acknowledge(self, preload: int | None = None) -> None:
         """Tell in Redis which epochs this worker can serve, and why not another."""
         self._acknowledged_s = time.monotonic()
-        refused = {}
-        if preload is not None:
-            refusal = self._models.refusal(preload)
-            bundle = self._models.bundle(preload)
-            if refusal is not None:
-                refused[str(preload)] = refusal
-            if bundle is not None:
-                # Ranks one unknown user, so that kernels and sessions are warm before the epoch serves.
-                warm = Snapshot("default/", "default", "", "0" * 32, 0, preload, b"")
-                view = self._catalogue.view(bundle)
-                batch = rank_columns(bundle, [warm], view, self._rank_settings, one_session(bundle.items))
-                encode_entries(batch, self._models.texts(batch.bundle), VARIANT, 0, hash_tags=True)
-                encode_served(batch, self._models.texts(batch.bundle), VARIANT, 0)
+        if preload is not None and self._models.bundle(preload) is not None:
+            self._models.rank_with(preload, self._warm)
+        refused = {str(epoch): why for epoch, why in self._models.unfit().items()}
+        refusal = None if preload is None else self._models.refusal(preload)
+        if refusal is not None:
+            refused[str(preload)] = refusal
         state = {
             "epochs": self._models.held(),
             "refused": refused,
@@ -212,6 +208,14 @@ class RankLists(ScalarFunction):
             "at_ms": wall_clock_ms(),
         }
         self._store.put_fields(MODEL_WORKERS, {self._worker: json.dumps(state)})
+
+    def _warm(self, bundle: Bundle) -> None:
+        """Rank one unknown user, so that kernels and sessions are warm before the epoch serves."""
+        nobody = Snapshot("default/", "default", "", "0" * 32, 0, bundle.epoch, b"")
+        view = self._catalogue.view(bundle)
+        batch = rank_columns(bundle, [nobody], view, self._rank_settings, one_session(bundle.items))
+        encode_entries(batch, self._models.texts(batch.bundle), VARIANT, 0, hash_tags=True)
+        encode_served(batch, self._models.texts(batch.bundle), VARIANT, 0)
 
     def _session_state(self) -> dict[str, int | None] | None:
         """Give how far the session source has read, and how long after the event; None where it is off."""

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from flink_jobs.model_store import ModelStore
 from flink_jobs.settings import Model
 from tailrace.model_epochs import bundles_on_disk
-from tests.bundles import make_bundle
+from tests.bundles import make_bundle, snapshot, toy_state, toy_trees
+from udfs.model.bundle import Bundle
+from udfs.ranking.catalogue import CatalogueView
+from udfs.ranking.features import FEATURE_NAMES
+from udfs.ranking.rank import RankSettings, rank_batch
 
 
 def test_a_bundle_of_another_epoch_than_its_folder_is_refused_and_the_old_one_serves_on(
@@ -34,6 +41,34 @@ def test_the_two_epochs_asked_for_last_are_held(tmp_path: Path) -> None:
     for epoch in (1, 2, 1, 3):
         assert store.bundle(epoch) is not None
     assert store.held() == [1, 3]
+
+
+def test_a_bundle_whose_scores_are_no_numbers_for_some_user_never_ranks_again_and_the_one_before_does(
+    tmp_path: Path,
+) -> None:
+    make_bundle(tmp_path / "7", epoch=7)
+    trees = toy_trees()
+    features, thresholds, leaves = trees.features.copy(), trees.thresholds.copy(), trees.leaves.copy()
+    features[0], thresholds[0] = FEATURE_NAMES.index("popularity_rank"), 3.5  # canary rows are below 3
+    leaves[0, 4:] = np.nan
+    make_bundle(
+        tmp_path / "8", epoch=8, trees=replace(trees, features=features, thresholds=thresholds, leaves=leaves)
+    )
+    store = ModelStore(Model(root=tmp_path))
+    shots = [snapshot(toy_state([1, 3]), "u1")]
+
+    def rank(bundle: Bundle) -> int:
+        return rank_batch(bundle, shots, CatalogueView(bundle), RankSettings())[0].epoch
+
+    assert store.rank_with(7, rank) == 7
+    assert store.bundle(8) is not None, "it opens: its known rows score as in training"
+    assert store.rank_with(8, rank) == 7
+    assert store.bundle(8) is None and store.held() == [7]
+    assert "score" in store.unfit()[8] and store.refusal(8) == store.unfit()[8]
+    store.bundle(4)
+    assert list(store.unfit()) == [8], "a bundle that is missing may come"
+    alone = ModelStore(Model(root=tmp_path))
+    assert alone.rank_with(8, rank) is None, "without another nobody gets a list, and nothing ends"
 
 
 def test_a_missing_bundle_is_refused_with_its_folder(tmp_path: Path) -> None:
