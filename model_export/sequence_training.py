@@ -147,15 +147,25 @@ class GruTrainer:
         with torch.random.fork_rng():
             torch.manual_seed(int(self._rng.integers(2**31)))
             for epoch in range(epochs):
-                order, losses = self._rng.permutation(len(tokens)), []
-                for start in range(0, len(order), size):
-                    losses.append(self._step(tokens[order[start : start + size]], drawn))
+                losses = []
+                batches = self._batches(tokens, size)
+                for number, batch in enumerate(batches):
+                    losses.append(self._step(tokens[batch], drawn))
                     if tell is not None:
-                        tell((epoch + start / len(order)) / epochs)
+                        tell((epoch + number / len(batches)) / epochs)
         return float(np.mean(losses)) if losses else 0.0
+
+    def _batches(self, tokens: npt.NDArray[np.int32], size: int) -> list[npt.NDArray[np.int64]]:
+        """Return pieces in random order, those of about one length together: short ones need few steps."""
+        order = self._rng.permutation(len(tokens))
+        lengths = (tokens[order] > 0).sum(axis=1)
+        order = order[np.argsort(lengths, kind="stable")]
+        starts = self._rng.permutation(-(-len(order) // size)) * size
+        return [order[start : start + size] for start in starts.tolist()]
 
     def _step(self, tokens: npt.NDArray[np.int32], drawn: npt.NDArray[np.float64]) -> float:
         torch, settings = self._torch, self._settings
+        tokens = tokens[:, : max(int((tokens > 0).sum(axis=1).max()), 2)]
         known = np.flatnonzero(drawn > 0)
         negatives, log_expected = known, np.zeros(len(known))
         if len(known) > settings.negatives:
