@@ -25,7 +25,8 @@ from model_export import sources
 from model_export.protocols.federated import DAY_MS, DELTA
 from model_export.protocols.federated_table import learn
 from model_export.sources.event_log import EventLog, midnight_ms
-from model_export.train import _edges, train
+from model_export.stretches import stretch_edges
+from model_export.train import train
 from model_export.train_settings import TrainReport, TrainSettings
 from udfs.federate.pair_table import PairTable, table_of
 from udfs.privacy.terms import Mode
@@ -79,7 +80,7 @@ def measure(data: Path, until: str, server_share: int, seed: int, say: Any) -> d
     """Train without a table and with one of each epsilon; every `server_share`th user is known to the server."""
     log = sources.read(data)
     settings = TrainSettings()
-    before_ms = _edges(settings, log, midnight_ms(until))[0]
+    before_ms = stretch_edges(settings, log, midnight_ms(until))[0]
     amounts, ids = device_amounts(log, before_ms)
     result: dict[str, Any] = {"devices": len(amounts), "server_has_every": server_share}
     with tempfile.TemporaryDirectory() as folder:

@@ -14,10 +14,11 @@ from typer.testing import CliRunner
 
 from model_export import sources
 from model_export.als import AlsSettings
+from model_export.inverted_cells import LEAST_RECALL, inverted_cells
 from model_export.item_side import ItemSideSettings
 from model_export.moments import MomentSettings
 from model_export.ranker import RankerSettings
-from model_export.train import LEAST_RECALL, PHASES, TrainingError, _inverted_lists, train
+from model_export.train import PHASES, TrainingError, train
 from model_export.train_settings import TrainReport, TrainSettings
 from model_export.tree_contributions import TreeContributions
 from tailrace.cli import app
@@ -183,7 +184,7 @@ def test_a_large_catalogue_is_searched_as_far_as_most_of_the_best_items_are_foun
     factors = (tastes[rng.integers(0, 60, n)] + 0.7 * rng.normal(size=(n, 16))).astype(np.float32)
     items = dataclasses.replace(toy_items(n), factors=factors)
     few = ModelSettings(nprobe=1)
-    lists, served, recall = _inverted_lists(items, few)
+    lists, served, recall = inverted_cells(items, few)
     assert lists is not None and recall is not None
     assert recall >= LEAST_RECALL and served.nprobe > 1
     assert measure_recall(items.factors, lists, served.nprobe // 2, seed=0) < LEAST_RECALL
@@ -192,4 +193,4 @@ def test_a_large_catalogue_is_searched_as_far_as_most_of_the_best_items_are_foun
 
 
 def test_a_small_catalogue_is_scored_whole() -> None:
-    assert _inverted_lists(toy_items(100), ModelSettings()) == (None, ModelSettings(), None)
+    assert inverted_cells(toy_items(100), ModelSettings()) == (None, ModelSettings(), None)
