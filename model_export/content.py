@@ -42,7 +42,7 @@ class ContentSettings:
     dimension: int = 64
     least_items: int = 2  # that a term must be said of
     most_terms: int = 8_192
-    linked_weight: float = 20.0  # items whose interactions weigh no more are linked to: four purchases
+    linked_weight: float = 0.0  # items whose interactions weigh no more are linked to: those nobody touched
 
     def __post_init__(self) -> None:
         if not 0 <= self.dimension <= 256 or self.least_items < 1 or self.most_terms < 1:

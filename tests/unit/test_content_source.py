@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -48,7 +49,9 @@ CATALOGUE = [titled(number) for number in range(N)]
 
 
 def toy_content(items: ItemArrays) -> ItemContent:
-    content = fit_content(items, CATALOGUE, ContentSettings(dimension=16), np.random.default_rng(0))
+    content = fit_content(
+        items, CATALOGUE, ContentSettings(dimension=16, linked_weight=20.0), np.random.default_rng(0)
+    )
     assert content is not None
     return content
 
@@ -89,6 +92,19 @@ def test_like_items_lie_near_each_other_and_popular_ones_come_first(bundle: Bund
                 assert popularity[table.rows[at]] <= popularity[table.rows[at - 1]]
     assert len(same) > 10 * len(other)
     assert min(same) >= LEAST_ALIKE
+
+
+def test_training_links_only_to_what_nobody_knows(bundle: Bundle) -> None:
+    items = toy_items(N)
+    untouched = items.popularity.copy()
+    untouched[:4] = 0.0
+    few = dataclasses.replace(items, popularity=untouched)
+    content = fit_content(few, CATALOGUE, ContentSettings(dimension=16), np.random.default_rng(0))
+    assert content is not None
+    assert set(content.table.rows.tolist()) == {0, 1, 2, 3}
+    none = fit_content(items, CATALOGUE, ContentSettings(dimension=16), np.random.default_rng(0))
+    assert none is not None
+    assert not len(none.table.rows)
 
 
 def reference(

@@ -6,7 +6,7 @@ its greatest value to [0, 1], n and s the neighbour and session scores over thei
 as it is, and t and p are log1p weights over the greatest of the catalogue; with a table of devices
 ``+ w_devices * d``, d like n, with a vocabulary ``+ w_content * c``, c like n too, with a network
 ``+ w_sequence * q``, q as it is. The best `reserve` of every source
-get through whatever the blend says: a source that explores must have something to show.
+get through whatever the blend says, of content half as many: a source that explores must have something to show.
 """
 
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from udfs.kernel_cache import kernel
 from udfs.ranking.item_index import ItemColumns, ItemIndex
-from udfs.ranking.retrieval import N_RETRIEVERS, Candidates
+from udfs.ranking.retrieval import CONTENT, N_RETRIEVERS, Candidates
 from udfs.ranking.top_k import order_key, row_of_key, sort_top
 
 
@@ -119,7 +119,8 @@ def _pick(
             blend[c] += weights[8] * candidates.sequence_score[user, c]
             score = blend[c]
             for source in range(N_RETRIEVERS):
-                if 0 < candidates.rank[user, c, source] <= reserve:
+                kept_back = (reserve + 1) // 2 if source == CONTENT else reserve
+                if 0 < candidates.rank[user, c, source] <= kept_back:
                     score = np.float32(np.inf)  # reserved: before all others, put in order below
             keys[c] = order_key(score, c)
         kept = min(count, picked.rows.shape[1])
