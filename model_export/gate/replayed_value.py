@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 
 from model_export.dataset import BATCH
-from model_export.protocols.off_policy import Estimate, effective_rounds
-from model_export.protocols.policy_value import FEW_ROUNDS, by_user
+from model_export.protocols.off_policy import FEW_ROUNDS, Estimate, effective_rounds
+from model_export.protocols.policy_value import by_user
 from schemas.ids import item_hash, user_key
 from schemas.records import Example
 from udfs.model.bundle import Bundle

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from model_export.protocols.bandit_history import HISTORY, HistoryRun, run_history
+from model_export.protocols.bandit_later import PARTS, Above, against, halves
 from model_export.protocols.bandit_log import BanditLog, mean_probabilities
 from model_export.protocols.bandit_policies import MostClicked, Policy, Thompson, ThompsonSettings, Uniform
 from model_export.protocols.off_policy import (
@@ -24,13 +26,17 @@ from model_export.protocols.off_policy import (
     doubly_robust,
     effective_rounds,
     ips,
+    mean_weight,
     on_policy,
+    overlap_warnings,
     snips,
+    switch_doubly_robust,
 )
 
 LEARN_EVERY = 20
 """Rounds between two looks at the posteriors."""
 THOMPSON = "logged Thompson"
+ESTIMATORS = ("ips", "snips", "dr", "switch_dr")
 POLICIES: Mapping[str, Callable[[int, int], Policy]] = {
     "uniform": Uniform,
     "most clicked so far": MostClicked,
@@ -47,17 +53,26 @@ Tell = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Value:
-    """One policy's value by each estimator, and how many rounds the weights leave."""
+    """One policy's value by each estimator, how many rounds the weights leave, and what speaks against them."""
 
     ips: Estimate
     snips: Estimate
     dr: Estimate
+    switch_dr: Estimate
     effective: float
+    mean_weight: Estimate
+    max_weight: float
+    warnings: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
-        estimates = {name: getattr(self, name).to_dict() for name in ("ips", "snips", "dr")}
-        return estimates | {"effective_rounds": round(self.effective, 1)}
+        estimates = {name: getattr(self, name).to_dict() for name in ESTIMATORS}
+        return estimates | {
+            "effective_rounds": round(self.effective, 1),
+            "mean_weight": self.mean_weight.to_dict(),
+            "max_weight": round(self.max_weight, 4),
+            "warnings": list(self.warnings),
+        }
 
 
 @dataclass(frozen=True)
@@ -74,6 +89,8 @@ class Campaign:
         Policy to its value on the random log; `THOMPSON` is the check.
     uniform_on_thompson
         The uniform policy's value on the Thompson log, by its logged propensities: the check the other way.
+    against
+        Part of the time to policy to log: how far it is above the logged Thompson policy.
     """
 
     rounds: tuple[int, int]
@@ -82,6 +99,7 @@ class Campaign:
     thompson: Estimate
     values: Mapping[str, Value]
     uniform_on_thompson: Value
+    against: Mapping[str, Mapping[str, Mapping[str, Above]]]
 
     def checks(self) -> dict[str, bool]:
         """Return for each estimator whether its interval holds what the logged policy earned, both ways."""
@@ -89,7 +107,7 @@ class Campaign:
         return {
             name: getattr(thompson, name).holds(self.thompson.value)
             and getattr(self.uniform_on_thompson, name).holds(self.random.value)
-            for name in ("ips", "snips", "dr")
+            for name in ESTIMATORS
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -101,6 +119,12 @@ class Campaign:
             "values": {name: value.to_dict() for name, value in self.values.items()},
             "uniform_on_thompson_log": self.uniform_on_thompson.to_dict(),
             "agrees": self.checks(),
+            "against_thompson": {
+                part: {
+                    name: {log: one.to_dict() for log, one in logs.items()} for name, logs in policies.items()
+                }
+                for part, policies in self.against.items()
+            },
         }
 
 
@@ -136,6 +160,8 @@ def evaluate(
     """
     terms: dict[str, dict[str, _Terms]] = {}
     backward: dict[str, _Terms] = {}
+    runs: dict[str, HistoryRun] = {}
+    middle = halves([log.times_ns for pair in logs.values() for log in pair])
     for number, (campaign, (random, thompson)) in enumerate(logs.items()):
         rng = np.random.default_rng([seed, number])
         rates = cross_fitted_rates(random.items, random.positions, random.clicks, random.n_items, rng)
@@ -144,6 +170,9 @@ def evaluate(
             if tell is not None:
                 tell(f"campaign {campaign}", at / len(POLICIES))
             chosen[name] = progressive(make(random.n_positions, random.n_items), random, thompson)
+        if random.affinities is not None and thompson.affinities is not None:
+            runs[campaign] = run_history(random, thompson)
+            chosen[HISTORY] = runs[campaign].probabilities
         terms[campaign] = {name: _terms(random, found, rates) for name, found in chosen.items()}
         even = np.full((len(thompson), random.n_items), 1.0 / random.n_items)
         rates = cross_fitted_rates(thompson.items, thompson.positions, thompson.clicks, random.n_items, rng)
@@ -158,6 +187,8 @@ def evaluate(
             [logs[one] for one in parts],
             [terms[one] for one in parts],
             [backward[one] for one in parts],
+            [runs[one] for one in parts if one in runs],
+            middle,
             np.random.default_rng([seed, 100 + number]),
         )
         for number, (name, parts) in enumerate(groups.items())
@@ -202,11 +233,18 @@ def _outcome(
     logs: list[tuple[BanditLog, BanditLog]],
     terms: list[dict[str, _Terms]],
     backward: list[_Terms],
+    runs: list[HistoryRun],
+    middle: int,
     rng: np.random.Generator,
 ) -> Campaign:
     random, thompson = ([pair[at] for pair in logs] for at in (0, 1))
     clicks = [np.concatenate([log.clicks for log in group]) for group in (random, thompson)]
     values = {name: _value([part[name] for part in terms], rng) for name in terms[0]}
+    weights = {
+        name: [part[name].shown / part[name].propensities for part in terms]
+        for name in values
+        if name != THOMPSON
+    }
     return Campaign(
         (len(clicks[0]), len(clicks[1])),
         (int(clicks[0].sum()), int(clicks[1].sum())),
@@ -214,6 +252,7 @@ def _outcome(
         on_policy(clicks[1], rng),
         values,
         _value(backward, rng),
+        {part: against(logs, weights, runs, middle, part == PARTS[1], rng) for part in PARTS},
     )
 
 
@@ -227,6 +266,8 @@ def _value(parts: list[_Terms], rng: np.random.Generator) -> Value:
         np.concatenate([part.propensities for part in parts]),
         np.stack([shown, 1.0 - shown], axis=1).clip(0.0),
     )
+    weights = rounds.weights()
+    mean = mean_weight(rounds, rng)
     of_shown = np.concatenate([part.expected_shown for part in parts])
     of_policy = np.concatenate([part.expected for part in parts])
     others = np.where(shown < 1.0, (of_policy - shown * of_shown) / np.maximum(1.0 - shown, 1e-12), 0.0)
@@ -235,5 +276,9 @@ def _value(parts: list[_Terms], rng: np.random.Generator) -> Value:
         ips(rounds, rng),
         snips(rounds, rng),
         doubly_robust(rounds, expected, rng),
-        effective_rounds(rounds.weights()),
+        switch_doubly_robust(rounds, expected, rng),
+        effective_rounds(weights),
+        mean,
+        float(weights.max()),
+        overlap_warnings(weights, mean),
     )

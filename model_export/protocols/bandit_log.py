@@ -21,6 +21,7 @@ from model_export.protocols.package_data import PackagedFile
 CAMPAIGNS = ("all", "men", "women")
 POLICIES = ("random", "bts")
 COLUMNS = ("timestamp", "item_id", "position", "click", "propensity_score")
+AFFINITY = "user-item_affinity_"
 _WHEEL = "d405ffc474edce1c37fcea17ace0a945661b3e668e7d109b7ed716a07d9d9a13"
 _SHA256 = {
     ("bts", "all"): "0ad874e4dbf6902f0845dd478ad8dde5ef6903583d3ffaace78411bdad064106",
@@ -60,6 +61,8 @@ class BanditLog:
         Numbers.
     sha256
         Of the file.
+    affinities
+        float64 (n, K): how often the round's user has clicked each item before; None: the file does not say.
     """
 
     times_ns: npt.NDArray[np.int64]
@@ -70,6 +73,7 @@ class BanditLog:
     n_items: int
     n_positions: int
     sha256: str = ""
+    affinities: npt.NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.items)
@@ -86,14 +90,21 @@ def read_bandit_log(path: Path) -> BanditLog:
     if not path.is_file():
         raise BanditLogError(f"{path}: there is no such file")
     try:
-        table = pd.read_csv(path, usecols=list(COLUMNS), parse_dates=["timestamp"])
-    except (OSError, ValueError) as error:
+        table = pd.read_csv(
+            path,
+            usecols=lambda name: name in COLUMNS or name.startswith(AFFINITY),
+            parse_dates=["timestamp"],
+        )
+        table[list(COLUMNS)]
+    except (OSError, ValueError, KeyError) as error:
         raise BanditLogError(f"{path}: wanted columns {', '.join(COLUMNS)}: {error}") from error
     if not len(table) or not ((table["propensity_score"] > 0) & (table["propensity_score"] <= 1)).all():
         raise BanditLogError(f"{path}: wanted rounds with propensities above 0 and at most 1")
     table = table.sort_values("timestamp", kind="stable")
     _, positions = np.unique(table["position"].to_numpy(), return_inverse=True)
     items = table["item_id"].to_numpy(np.int64)
+    names = [f"{AFFINITY}{item}" for item in range(int(items.max()) + 1)]
+    affinities = table[names].to_numpy(np.float64) if set(names) <= set(table.columns) else None
     return BanditLog(
         table["timestamp"].to_numpy("datetime64[ns]").astype(np.int64),
         items,
@@ -103,6 +114,7 @@ def read_bandit_log(path: Path) -> BanditLog:
         int(items.max()) + 1,
         int(positions.max()) + 1,
         hashlib.sha256(path.read_bytes()).hexdigest(),
+        affinities,
     )
 
 

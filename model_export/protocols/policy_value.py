@@ -19,6 +19,10 @@ import numpy.typing as npt
 
 from model_export.protocols.logged_slots import LoggedSlots
 from model_export.protocols.off_policy import (
+    FEW_ROUNDS,
+    LEAST_SHARE,
+    ROUNDED,
+    SWITCH_AT,
     Estimate,
     cross_fitted_rates,
     effective_rounds,
@@ -26,13 +30,7 @@ from model_export.protocols.off_policy import (
 )
 
 ESTIMATORS: Final = ("ips", "snips", "dr", "switch_dr")
-SWITCH_AT: Final = 10.0
-"""Weights beyond it are left to the model of rewards."""
-FEW_ROUNDS: Final = 500
-LEAST_SHARE: Final = 0.01
 _FLOORS: Final = {"slot": "model.exploration_floor", "list": "model.list_floor"}
-ROUNDED: Final = 1e-6
-"""Propensities are logged with nine decimals."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from model_export.protocols.bandit import THOMPSON, evaluate, progressive
+from model_export.protocols.bandit_history import HISTORY, run_history
+from model_export.protocols.bandit_later import Gains, above
 from model_export.protocols.bandit_log import (
     COLUMNS,
     BanditLog,
@@ -26,8 +29,11 @@ from model_export.protocols.off_policy import (
     doubly_robust,
     effective_rounds,
     ips,
+    mean_weight,
     on_policy,
+    overlap_warnings,
     snips,
+    switch_doubly_robust,
 )
 from tailrace.cli import app
 from tailrace.commands.eval.surroundings import data_cache
@@ -235,6 +241,11 @@ def test_the_command_prints_one_line_of_json_and_writes_its_section(folder: Path
     assert set(found["campaigns"]) == {"men", "women", "pooled"}
     assert found["campaigns"]["pooled"]["rounds"] == {"random": 600, "thompson": 600}
     assert len(found["data_sha256"]["bts/men"]) == 64
+    pooled = found["campaigns"]["pooled"]
+    assert set(pooled["agrees"]) == {"ips", "snips", "dr", "switch_dr"}
+    uniform = pooled["values"]["uniform"]
+    assert (uniform["effective_rounds"], uniform["warnings"]) == (600.0, [])
+    assert set(pooled["against_thompson"]) == {"first half", "later half"}
     text = page.read_text(encoding="utf-8")
     assert "tailrace eval bandit: begin" in text
     assert str(folder) not in text
@@ -266,3 +277,88 @@ def test_ips_on_the_random_log_agrees_with_the_clicks_of_the_logged_policy_on_op
     rounds = Rounds(random.items, random.clicks, random.propensities, mean_probabilities(thompson, random))
     assert ips(rounds, rng).holds(float(thompson.clicks.mean()))
     assert rounds.weights().mean() == pytest.approx(1.0, abs=0.05)
+
+
+def shop_logs(rounds: int, gain: float, rng: np.random.Generator) -> tuple[BanditLog, BanditLog]:
+    """Logs of five items in one position, a half of the rounds of users who once clicked item 3 or 4.
+
+    They click that again with probability `gain`, anything else with .05. The sampler of the shop likes item 0.
+    """
+    logs = []
+    for shares in (np.full(5, 0.2), np.array([0.6, 0.1, 0.1, 0.1, 0.1])):
+        items = rng.choice(5, rounds, p=shares)
+        affinities = np.zeros((rounds, 5))
+        once = rng.integers(3, 5, rounds)
+        affinities[np.arange(rounds), once] = rng.integers(0, 2, rounds)
+        own = affinities[np.arange(rounds), items] > 0
+        clicks = (rng.random(rounds) < np.where(own, gain, 0.05)).astype(float)
+        times = np.sort(rng.integers(0, 10**15, rounds))
+        logs.append(
+            BanditLog(times, items, np.zeros(rounds, np.int64), clicks, shares[items], 5, 1, "", affinities)
+        )
+    return logs[0], logs[1]
+
+
+@pytest.mark.parametrize("gain", [0.4, 0.05])
+def test_a_policy_with_a_history_is_found_above_where_a_history_tells_something(gain: float) -> None:
+    random, shop = shop_logs(6_000, gain, np.random.default_rng(5))
+    found = evaluate({"all": (random, shop)}, 0, None)["all"].against["later half"][HISTORY]
+    assert set(found) == {"random", "random, beside the sampler", "Thompson", "both"}
+    for one in found.values():
+        # Half the rounds, .95 of them by the history: .475 (.4 - .05), less what the sampler shows of it by itself.
+        truth = 0.5 * 0.95 * (gain - 0.05) * (1 - 0.1)
+        assert one.difference.value == pytest.approx(truth, abs=4 * one.difference.error + 1e-9)
+        assert one.is_above == (gain > 0.05)
+        assert one.speak > 100
+
+
+def test_weights_of_a_policy_with_a_history_have_the_mean_one_on_either_log() -> None:
+    random, shop = shop_logs(6_000, 0.3, np.random.default_rng(6))
+    run = run_history(random, shop)
+    own = run.probabilities[np.arange(len(random)), random.items] / random.propensities
+    assert own.mean() == pytest.approx(1.0, abs=0.05)
+    assert run.weights.mean() == pytest.approx(1.0, abs=0.1)
+    assert run.sampler_weights(random).mean() == pytest.approx(1.0, abs=0.05)
+    assert run.probabilities.sum(axis=1) == pytest.approx(np.ones(len(random)))
+    without = shop.affinities.sum(axis=1) == 0  # type: ignore[union-attr]
+    assert (run.weights[without] == 1.0).all()
+
+
+def test_a_round_changes_nothing_of_what_was_decided_before_it() -> None:
+    random, shop = shop_logs(600, 0.3, np.random.default_rng(7))
+    cut = 400
+    changed = dataclasses.replace(
+        shop, clicks=np.where(np.arange(600) >= cut, 1.0 - shop.clicks, shop.clicks)
+    )
+    one, other = run_history(random, shop), run_history(random, changed)
+    before = random.times_ns < shop.times_ns[cut]
+    assert (one.probabilities[before] == other.probabilities[before]).all()
+    assert (one.weights[: cut + 1] == other.weights[: cut + 1]).all()
+    assert (one.probabilities != other.probabilities).any()
+
+
+def test_an_interval_without_clicks_that_speak_for_a_policy_calls_nothing_above() -> None:
+    few = Gains(np.array([9.0] + [0.0] * 99), np.ones(100), np.arange(100) < 1, np.zeros(100))
+    found = above(few, np.empty(0), np.random.default_rng(0))
+    assert (found.speak, found.speak_clicks, found.is_above) == (1, 1, False)
+
+
+def test_switching_leaves_great_weights_to_the_model() -> None:
+    rounds = Rounds(np.array([0, 1]), np.array([1.0, 0.0]), np.array([0.01, 0.5]), np.full((2, 2), 0.5))
+    expected, rng = np.tile([0.2, 0.6], (2, 1)), np.random.default_rng(0)
+    # The weights are 50 and 1: the first round is the model's, .4; the second .4 + 1 (0 - .6).
+    assert switch_doubly_robust(rounds, expected, rng).value == pytest.approx(0.1)
+    assert switch_doubly_robust(rounds, expected, rng, at=50.0).value == pytest.approx(
+        doubly_robust(rounds, expected, rng).value
+    )
+
+
+def test_too_little_overlap_and_wrong_propensities_are_said() -> None:
+    rng = np.random.default_rng(0)
+    rounds = synthetic(3_000, rng)
+    assert overlap_warnings(rounds.weights(), mean_weight(rounds, rng)) == ()
+    wrong = Rounds(rounds.actions, rounds.rewards, np.full(3_000, 0.9), rounds.probabilities)
+    (text,) = overlap_warnings(wrong.weights(), mean_weight(wrong, rng))
+    assert "weights have the mean" in text
+    rare = np.where(np.arange(3_000) % 100, 1e-9, 100.0)
+    assert "little overlap" in overlap_warnings(rare, mean_weight(rounds, rng))[0]
