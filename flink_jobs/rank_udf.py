@@ -37,6 +37,7 @@ from schemas.codec import Codec, encode
 from schemas.ids import split_user_key
 from schemas.records import ServedList
 from schemas.redis_keys import MODEL_WORKERS
+from udfs.experiments.holdout import UNTIL, cut_off
 from udfs.model.bundle import Bundle
 from udfs.ranking.live_sessions import one_session
 from udfs.ranking.rank import rank_columns
@@ -160,10 +161,11 @@ class RankLists(ScalarFunction):
         if self._posteriors is not None:
             self._posteriors.follow()
             posteriors = self._posteriors.by_tenant
-        label, how = self._of_variant(variant)
+        label, how, until_s = self._of_variant(variant)
 
         def rank(bundle: Bundle) -> RankedBatch:
-            return rank_columns(bundle, snapshots, self._catalogue.view(bundle), how, sessions, posteriors)
+            known = snapshots if until_s is None else cut_off(snapshots, until_s, bundle.items, bundle.epoch)
+            return rank_columns(bundle, known, self._catalogue.view(bundle), how, sessions, posteriors)
 
         # A bundle that went bad after it was activated: the one that served before keeps serving.
         batch = self._models.rank_with(epoch, rank)
@@ -179,13 +181,14 @@ class RankLists(ScalarFunction):
                 records[user] = None if stood is None else encode(stood)
         return records
 
-    def _of_variant(self, text: str) -> tuple[str, RankSettings]:
-        """Give what is logged, and how to rank, for users of one variant."""
+    def _of_variant(self, text: str) -> tuple[str, RankSettings, int | None]:
+        """Give what is logged, how to rank, and until when users are known, for users of one variant."""
         label, changes = decode_variant(text)
         changes.pop("epoch", None)  # the row names it
+        until_s = changes.pop(UNTIL, None)
         if "candidates" in changes:
             changes["candidates"] = max(changes["candidates"], self._rank_settings.finalists)
-        return label or VARIANT, replace(self._rank_settings, **changes)
+        return label or VARIANT, replace(self._rank_settings, **changes), until_s
 
     def _acknowledge(self, preload: int | None = None) -> None:
         """Tell in Redis which epochs this worker can serve, and why not another."""

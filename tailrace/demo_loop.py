@@ -1,11 +1,12 @@
-"""`tailrace demo loop`: what feedback brings, over an hour of a simulated shop with the real catalogue."""
+"""`tailrace demo loop`: what feedback brings, with simulated users on a real stack, from the examples it left."""
 
 from __future__ import annotations
 
 import json
+import signal
 import time
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -13,95 +14,94 @@ from rich.table import Table
 
 from flink_jobs.settings import Settings
 from model_export.line_chart import line_chart
-from tailrace.phase_progress import phase_progress
+from tailrace.demo_steps import Aside, StepDisplay
+from tailrace.errors import ExitCode
 
-MINUTES = 60
-BIN = 5
-"""Minutes of a point of the chart."""
+INTERRUPTED = 130
+STACK = (
+    ("start", "start Kafka, store, Flink"),
+    ("jobs", "submit two jobs"),
+)
+MODEL = (("model", "train the model"),)
+"""At the same time as `STACK`."""
+STORY = (
+    ("activate", "activate the model"),
+    ("groups", "ab start groups"),
+    ("hour", "an hour of the shop"),
+    ("planted", "two planted variants"),
+    ("canary", "a harmful model"),
+    ("examples", "read the examples"),
+)
 
 
-def show_loop(settings: Settings, users: int, seed: int, out: Path, as_json: bool) -> None:
-    """Play the hour, draw the click rates into a file, and print them.
+def show_loop(base: Settings, users: int, seed: int, speed: float, out: Path, as_json: bool) -> None:
+    """Play it, draw the click rates into a file, and print the figures.
 
     Parameters
     ----------
-    users
-        Who may come.
+    users, seed, speed
+        Of the simulated shop.
     out
         The chart, SVG.
     """
-    from flink_jobs.rank_settings import rank_settings
-    from tailrace.commands.replay import read_file
-    from tailrace.demo_model import ensure_bundle
-    from tailrace.demo_story import CUT, DATA
-    from tailrace.event_replay import moment_ms
-    from tailrace.hidden_tastes import HiddenTastes
-    from tailrace.loop_story import play
-    from tailrace.loop_trial import run_trial
-    from udfs.model.bundle import Bundle
+    from tailrace.loop_story import FROZEN, LOOP, MINUTES, POPULAR, STRETCH, LoopDemo
 
-    began_s, model = time.monotonic(), settings.model
-    with phase_progress(shown=not as_json, width=24) as tell:
-        log, _ = read_file(DATA, None, False)
-        epoch, _ = ensure_bundle(
-            settings, DATA, log.file_sha256, moment_ms(CUT), CUT, tell or (lambda phase, share: None)
-        )
-        bundle = Bundle.open(model.root / str(epoch))
-        ranking = rank_settings(settings)
-        hours = play(bundle, users, MINUTES, seed, ranking, tell)
-        tastes, worse = HiddenTastes(bundle, users, seed), {"diversity": 1.0}
-        trials = {
-            "a harmful variant": run_trial(bundle, tastes, worse, ranking, MINUTES),
-            "a better variant": run_trial(
-                bundle, tastes, {"diversity": model.diversity}, replace(ranking, **worse), MINUTES
-            ),
-        }
-    bins = range(0, MINUTES, BIN)
-    rates = {name: [hour.rate(first, first + BIN) for first in bins] for name, hour in hours.items()}
-    ends = [first + BIN for first in bins]
-    chart = line_chart("Lists with a click", ends, rates, across="simulated minutes", from_zero=True)
-    out.write_text(chart, encoding="utf-8")
+    began_s, run, seconds = time.monotonic(), LoopDemo(base, users, seed, speed), dict[str, float]()
+
+    def take(steps: tuple[tuple[str, str], ...]) -> None:
+        for name, title in steps:
+            seconds[name] = display.step(title, getattr(run, name))
+
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        with StepDisplay(as_json) as display:
+            take((("check", "look at this machine"),))
+            model = Aside(lambda: take(MODEL))
+            take(STACK)
+            model.join()
+            take(STORY)
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    finally:
+        run.down()
     total_s = time.monotonic() - began_s
+    curves = {name: run.curves[name] for name in (LOOP, FROZEN, POPULAR) if name in run.curves}
+    ends = list(range(STRETCH, MINUTES + 1, STRETCH))
+    rates = {name: one.rates() for name, one in curves.items()}
+    chart = line_chart("Lists with a click", ends, rates, across="minutes of the shop", from_zero=True)
+    out.write_text(chart, encoding="utf-8")
     if as_json:
-        plain = {
-            name: {
-                "click_rate": [round(value, 5) for value in rates[name]],
-                "lists": sum(hour.shown),
-                "examples": hour.examples,
-                "credits": hour.credits,
-            }
-            for name, hour in hours.items()
-        }
-        planted = {
-            name: {
-                "verdict": trial.word,
-                "variant": trial.variant,
-                "minute": trial.minute,
-                "promoted": dict(trial.promoted),
-                "click_rate": [round(trial.hour.rate(first, first + BIN), 5) for first in bins],
-            }
-            for name, trial in trials.items()
+        shown = {
+            name: {"lists": one.shown, "click_rate": [round(rate, 4) for rate in rates[name]]}
+            for name, one in curves.items()
         }
         typer.echo(
-            json.dumps({"minutes": MINUTES, "bin": BIN, "users": users, "seed": seed, "epoch": epoch,
-                        "chart": str(out), "policies": plain, "planted": planted, "total_s": round(total_s, 1)})
+            json.dumps({"users": users, "seed": seed, "speed": speed, "minutes": MINUTES, "stretch": STRETCH,
+                        "chart": str(out), "curves": shown, **run.figures, "seconds": seconds,
+                        "total_s": round(total_s, 1)})
         )  # fmt: skip
-        return
-    table = Table(box=None, header_style="bold", title="Lists with a click, %", title_justify="left")
-    table.add_column("policy")
-    for first in range(0, MINUTES, 2 * BIN):
-        table.add_column(f"{first}-{first + 2 * BIN} min", justify="right")
-    for name, hour in hours.items():
-        columns = (hour.rate(first, first + 2 * BIN) for first in range(0, MINUTES, 2 * BIN))
-        table.add_row(name, *(f"{100 * rate:.1f}" for rate in columns))
-    Console(highlight=False).print(table)
-    for name, trial in trials.items():
-        done = (
-            "not decided within the hour"
-            if trial.minute is None
-            else f"{trial.word} after {trial.minute} minutes"
+    else:
+        title = f"Lists with a click, %, in the {STRETCH} minutes before minute"
+        table = Table(box=None, header_style="bold", title=title, title_justify="left", padding=(0, 1, 0, 0))
+        table.add_column("lists", no_wrap=True)
+        for end in ends:
+            table.add_column(f"{end}", justify="right")
+        for name, each in rates.items():
+            table.add_row(name, *(f"{100 * rate:.1f}" for rate in each))
+        Console(highlight=False).print(table)
+        typer.echo(
+            f"{users} simulated users with tastes that nobody is told; chart in {out}; {total_s:.0f} s"
         )
-        what = f"; promoted {dict(trial.promoted)}" if trial.promoted else ""
-        first, last = (100 * trial.hour.rate(*of) for of in ((0, 10), (MINUTES - 10, MINUTES)))
-        typer.echo(f"{name}, planted: {done}{what}; lists with a click {first:.1f} % → {last:.1f} %")
-    typer.echo(f"{users} simulated users with tastes that nobody is told; chart in {out}; {total_s:.0f} s")
+    if not shown_all(run.figures):
+        raise typer.Exit(int(ExitCode.FAILED))
+
+
+def shown_all(figures: dict[str, Any]) -> bool:
+    """Tell whether lists that learn were better, the better variant was found, and the harmful model taken back."""
+    groups, planted, canary = (figures[name] for name in ("groups", "planted", "canary"))
+    return (
+        (groups["verdict"], groups["variant"]) == ("better", "loop")
+        and (planted["verdict"], planted["variant"]) == ("better", "narrow")
+        and canary["ended"] == "revert"
+        and canary["share_of_lists_after"] == 0.0
+    )

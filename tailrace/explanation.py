@@ -26,6 +26,7 @@ from tailrace.model_epochs import ITEMS, open_bundle
 from tailrace.served_lists import SCAN, SERVED, find_served
 from tailrace.topic_scan import TopicReader
 from udfs.bandits.shared_posterior import SharedPosterior
+from udfs.experiments.running import OF_THE_USER
 from udfs.model.bundle import Bundle
 from udfs.ranking.catalogue import CatalogueView
 from udfs.ranking.explain import Contribute, Explanation, explain
@@ -228,7 +229,7 @@ def _variant_settings(settings: Settings, key: str, variant: str) -> dict[str, A
     label, changes = read_running(settings).of_user(key)
     if (label or VARIANT) != variant:
         return {} if variant == VARIANT else None
-    known = {name: value for name, value in changes.items() if name != "epoch"}
+    known = {name: value for name, value in changes.items() if name not in OF_THE_USER}
     if "candidates" in known:
         known["candidates"] = max(known["candidates"], settings.model.finalists)
     return known

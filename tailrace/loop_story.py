@@ -1,224 +1,268 @@
-"""An hour of a simulated shop under several policies: what the loop of feedback brings, in click rates.
-
-The parts are those of the jobs, called directly: users' states, ranking, the join of feedback, credits. Time is
-simulated; nothing waits.
-"""
+"""What `tailrace demo loop` does, step by step, on a stack that runs; the display is the command's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
-from typing import Final, NamedTuple
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Final
 
-from schemas.ids import split_user_key, user_key
-from schemas.records import Credit, Event, EventItem, Example, ServedItem, ServedList
-from schemas.redis_keys import format_version
-from tailrace.hidden_tastes import HiddenTastes, Taste
-from udfs.experiments.running import RunningExperiments
-from udfs.feedback.feedback_logic import FeedbackLogic, FeedbackStep
-from udfs.feedback.feedback_state import FeedbackState
-from udfs.feedback.rules import FeedbackRules
+from flink_jobs.settings import Settings
+from model_export.reversed_ranker import write_reversed
+from tailrace import example_log, model_switch
+from tailrace.demo_clicks import Tell
+from tailrace.demo_model import ensure_bundle
+from tailrace.demo_story import CUT, DATA
+from tailrace.errors import UserError
+from tailrace.event_replay import moment_ms
+from tailrace.hidden_tastes import MINUTE_MS, HiddenTastes
+from tailrace.live_shop import LiveShop, Seen
+from tailrace.loop_figures import Clicks, clicks_by_variant, share_kept_up
+from tailrace.loop_stack import LoopStack
 from udfs.model.bundle import Bundle
-from udfs.ranking.catalogue import CatalogueView
-from udfs.ranking.rank import RankSettings, rank_batch
-from udfs.ranking.snapshot import Snapshot
-from udfs.user_logic import LogicSettings, Position, UserLogic
-from udfs.user_state import UserState
 
-START_MS: Final = 1_700_000_000_000
-MINUTE_MS: Final = 60_000
-SECOND_MS: Final = 1_000
-VISITS: Final = 0.2
-"""Share of the users that come in a minute."""
-RULES: Final = FeedbackRules(
-    click_ms=2 * MINUTE_MS, dwell_ms=2 * MINUTE_MS, add_to_cart_ms=2 * MINUTE_MS, purchase_ms=3 * MINUTE_MS,
-    credit_ms=2 * MINUTE_MS, skew_ms=0, lateness_ms=30 * SECOND_MS,
-)  # fmt: skip
-"""Windows of minutes, so that an hour has many turns of the loop."""
+MINUTES: Final = 60
+STRETCH: Final = 5
+"""Minutes of a point of the chart."""
+GROUPS: Final = "groups"
+LOOP, FROZEN, POPULAR = "loop", "frozen", "popular"
+SPREAD: Final = "spread"
+PLANTED: Final = ("wide:diversity=1.0", "narrow:diversity=0.0")
+SHARE, LOOK_EVERY_S, SETTLE_MIN = 0.5, 2.0, 6
+AT_MOST_MIN: Final = 60
+"""Of event time, until a variant or a model must be decided."""
+LISTS_WITHIN_S: Final = 90.0
 
 
-class Policy(NamedTuple):
-    """How lists are made: from what users do or from how they came, with credits or without, or for all alike."""
-
-    name: str
-    learns: bool = True
-    credited: bool = True
-    popular: bool = False
-
-
-POLICIES: Final = (
-    Policy("the loop"),
-    Policy("no credits", credited=False),
-    Policy("frozen", learns=False),
-    Policy("popular", popular=True),
-)
-
-
-@dataclass
-class Hour:
-    """What a policy earned.
-
-    Attributes
-    ----------
-    shown, clicked
-        By minute: lists, and lists with a click.
-    examples, credits
-        What the join gave within the hour.
-    """
-
-    shown: list[int] = field(default_factory=list)
-    clicked: list[int] = field(default_factory=list)
-    examples: int = 0
-    credits: int = 0
-
-    def rate(self, first: int, last: int) -> float:
-        """Return the click rate of the minutes from `first` to before `last`."""
-        return sum(self.clicked[first:last]) / max(sum(self.shown[first:last]), 1)
-
-
-class Shop:
-    """One policy's shop.
+class LoopDemo:
+    """The steps, in their order.
 
     Parameters
     ----------
-    bundle, tastes, policy, settings
-        What ranks, who comes, how lists are made.
-
-    Attributes
-    ----------
-    hour
-        What it earned.
-    running
-        Experiments in it; `examples` are those of while one ran.
+    base
+        The caller's settings.
+    users, seed, speed
+        Of the simulated shop.
     """
 
-    def __init__(self, bundle: Bundle, tastes: HiddenTastes, policy: Policy, settings: RankSettings) -> None:
-        self.hour = Hour()
-        self.running = RunningExperiments()
-        self.examples: list[Example] = []
-        self._bundle, self._tastes, self._policy, self._settings = bundle, tastes, policy, settings
-        self._view = CatalogueView(bundle)
-        self._users = UserLogic(LogicSettings(), {bundle.epoch: bundle.items.factors})
-        self._feedback = FeedbackLogic(RULES)
-        self._states: dict[str, UserState | None] = {}
-        self._kept: dict[str, FeedbackState | None] = {}
-        self._offset = 0
-        for user in tastes.users:
-            for number, item in enumerate(tastes.browsed_before(user)):
-                at_ms = START_MS - (10 - number) * MINUTE_MS
-                self._apply(self._event(user, f"before-{number}", "view", at_ms, item))
+    def __init__(self, base: Settings, users: int, seed: int, speed: float) -> None:
+        self.figures: dict[str, Any] = {}
+        self.curves: dict[str, Clicks] = {}
+        self._users, self._seed, self._speed = users, seed, speed
+        self._stack = LoopStack(base)
+        self._settings = self._stack.settings
+        self.check, self.start, self.jobs = self._stack.check, self._stack.start, self._stack.jobs
+        self._shop: LiveShop | None = None
 
-    def minute(self, minute: int) -> None:
-        """Let a minute pass: credits arrive, users come, see their list and click."""
-        now_ms = START_MS + minute * MINUTE_MS
-        for key, kept in list(self._kept.items()):
-            self._settle(key, self._feedback.on_wake(kept, now_ms))
-        come = [user for user in self._tastes.users if self._tastes.comes(user, minute, VISITS)]
-        clicked = 0
-        for user, served in zip(come, self._lists(come, now_ms), strict=True):
-            items = [item.item_id for item in served.items]
-            places = self._tastes.clicks(user, minute, items)
-            clicked += bool(places)
-            key = user_key("default", user.user_id)
-            self._settle(key, self._feedback.on_list(self._kept.get(key), served, now_ms))
-            shown = tuple(EventItem(item, place) for place, item in enumerate(items))
-            events = [self._event(user, f"{minute}-shown", "impression", now_ms, None, served.rec_id, shown)]
-            for place in places:
-                at_ms = now_ms + (place + 1) * SECOND_MS
-                events.append(
-                    self._event(user, f"{minute}-{place}", "click", at_ms, items[place], served.rec_id)
-                )
-            for event in events:
-                step = self._feedback.on_event(self._kept.get(key), event, event.event_time, now_ms)
-                self._settle(key, step)
-                if self._policy.learns:
-                    self._apply(event)
-        self.hour.shown.append(len(come))
-        self.hour.clicked.append(clicked)
+    def model(self, tell: Tell) -> str:
+        """Train on the real shop's log, or take the bundle of an earlier demo; and spoil a copy of it."""
+        from model_export.sources.event_log import file_sha256
 
-    def _lists(self, come: list[Taste], now_ms: int) -> list[ServedList]:
-        alike: dict[str, tuple[RankSettings, list[Snapshot]]] = {}
-        labels: dict[str, str] = {}
-        for user in come:
-            key = user_key("default", user.user_id)
-            label, changes = self.running.of_user(key)
-            labels[key] = label
-            ranking = replace(self._settings, **changes)
-            alike.setdefault(repr(sorted(changes.items())), (ranking, []))[1].append(
-                self._snapshot(key, now_ms)
-            )
-        made = {}
-        for ranking, snapshots in alike.values():
-            for snapshot, one in zip(
-                snapshots, rank_batch(self._bundle, snapshots, self._view, ranking), strict=True
-            ):
-                made[snapshot.key] = ServedList(
-                    f"{one.rec_id}-{now_ms}", one.tenant, one.user_id, one.version, now_ms, now_ms, one.epoch,
-                    one.model_version, labels[snapshot.key], 0, tuple(ServedItem(*item) for item in one.items), b"",
-                )  # fmt: skip
-        return [made[user_key("default", user.user_id)] for user in come]
+        epoch, origin = ensure_bundle(self._settings, DATA, file_sha256(DATA), moment_ms(CUT), CUT, tell)
+        self._epoch = epoch
+        root = self._settings.model.root
+        self._bundle = Bundle.open(root / str(epoch))
+        write_reversed(root / str(epoch), root / str(epoch + 1), epoch + 1)
+        return f"epoch {epoch}, {origin}; epoch {epoch + 1} is a copy that ranks the worst first"
 
-    def _snapshot(self, key: str, now_ms: int) -> Snapshot:
-        state = None if self._policy.popular else self._states.get(key)
-        data = b"" if state is None else self._users.refresh_embedding(state, self._bundle.epoch).encode()
-        version = format_version(0, now_ms // MINUTE_MS, 0)
-        return Snapshot(key, *split_user_key(key), version, now_ms, self._bundle.epoch, data)
+    def activate(self, tell: Tell) -> str:
+        """Let the model serve."""
+        done = model_switch.activate(
+            self._settings,
+            self._epoch,
+            timeout_s=240.0,
+            serving_timeout_s=0.0,
+            say=lambda line: tell(line, None),
+        )
+        return f"epoch {self._epoch} on {done.workers} workers"
 
-    def _settle(self, key: str, step: FeedbackStep) -> None:
-        self._kept[key] = step.state
-        self.hour.examples += len(step.examples)
-        if self.running.experiments:
-            self.examples += step.examples
-        self.hour.credits += len(step.credits)
-        if self._policy.learns and self._policy.credited:
-            self._credit(key, step.credits)
-
-    def _credit(self, key: str, credits: Iterable[Credit]) -> None:
-        for credit in credits:
-            self._offset += 1
-            self._states[key] = self._users.on_credit(
-                self._states.get(key), credit, Position(0, self._offset)
-            ).state
-
-    def _apply(self, event: Event) -> None:
-        key = user_key(event.tenant, event.user_id)
-        self._offset += 1
-        place = Position(0, self._offset)
-        step = self._users.on_event(self._states.get(key), event, event.event_time, place, self._bundle.epoch)
-        self._states[key] = step.state
-
-    def _event(
-        self,
-        user: Taste,
-        name: str,
-        kind: str,
-        at_ms: int,
-        item: str | None,
-        rec_id: str | None = None,
-        items: tuple[EventItem, ...] = (),
-    ) -> Event:
-        return Event(
-            f"{user.user_id}-{name}", kind, "default", user.user_id, None, item, at_ms, at_ms, rec_id, items, None,
-            None, {}, "personalization",
+    def groups(self, tell: Tell) -> str:
+        """Deal users to lists that learn from them, lists that stopped learning, and lists for strangers."""
+        tastes = HiddenTastes(self._bundle, self._users, self._seed)
+        self._shop = LiveShop(self._settings, tastes, self._speed)
+        self._start_ms = tastes.start_ms
+        nothing = "shared_credits=0,exploration_floor=0"
+        self._run(
+            "ab", "start", GROUPS, "--variant", LOOP,
+            "--variant", f"{FROZEN}:history_until_s={tastes.start_ms // 1_000},{nothing}",
+            "--variant", f"{POPULAR}:history_until_s=0,{nothing}", "--expected-effect", "0.3",
         )  # fmt: skip
+        tell("everybody looks around", None)
+        time.sleep(2.0)
+        self._shop.look_around()
+        self._wait_for_lists(tell)
+        return f"{self._users} users have a list: {LOOP}, {FROZEN} and {POPULAR}"
+
+    def hour(self, tell: Tell) -> str:
+        """Let an hour of the shop's time pass."""
+        self._open_shop().open()
+        self._until(MINUTES, tell)
+        found = self._report(GROUPS)
+        self.figures["groups"] = found
+        self._run("ab", "stop", GROUPS)
+        rates = ", ".join(f"{name} {100 * one['ctr']:.1f} %" for name, one in found["variants"].items())
+        return f"lists with a click, of those settled: {rates}; {_says(found)}"
+
+    def planted(self, tell: Tell) -> str:
+        """Find the better of two variants, and give it to everybody."""
+        variants = [word for one in PLANTED for word in ("--variant", one)]
+        began, looks = self._open_shop().minute, 0
+        self._run("ab", "start", SPREAD, *variants, "--expected-effect", "0.2")
+        while True:
+            time.sleep(LOOK_EVERY_S)
+            found, looks = self._report(SPREAD), looks + 1
+            minute = self._open_shop().minute - began
+            tell(f"minute {minute:.0f}: {_lists(found):,} lists settled, {found['verdict']}", None)
+            if found["verdict"] != "running" or minute > AT_MOST_MIN:
+                break
+        figures = {**found, "minutes": round(minute, 1), "looks": looks, "promoted": None}
+        self.figures["planted"] = figures
+        if found["verdict"] != "better":
+            self._run("ab", "stop", SPREAD)
+            return f"not decided within {minute:.0f} minutes"
+        figures["promoted"] = self._run("ab", "promote", SPREAD)["promoted"]
+        ordered = self._open_shop().minute
+        self._until(ordered + SETTLE_MIN, tell)
+        figures["categories_a_list"] = {
+            name: round(
+                _mean([one.categories for one in self._seen(began + 2, ordered, f"{SPREAD}={name}")]), 2
+            )
+            for name in (one.partition(":")[0] for one in PLANTED)
+        }
+        after = self._seen(ordered + SETTLE_MIN / 2, ordered + SETTLE_MIN)
+        figures["categories_a_list"]["everybody after"] = round(_mean([one.categories for one in after]), 2)
+        (one,) = found["comparisons"]
+        return (
+            f"{_says(found)} after {minute:.0f} minutes, {100 * one['delta']:+.1f} points "
+            f"[{100 * one['low']:+.1f}, {100 * one['high']:+.1f}]; promoted {figures['promoted']}"
+        )
+
+    def canary(self, tell: Tell) -> str:
+        """Publish the spoiled model to half of the users, and see it taken back."""
+        began = self._open_shop().minute
+        epoch = self._epoch + 1
+        found = self._run(
+            "models", "canary", str(epoch), "--share", str(SHARE), "--force", "--every", str(LOOK_EVERY_S),
+            fails=True, meanwhile=lambda: tell(f"minute {self._open_shop().minute - began:.0f}", None),
+        )  # fmt: skip
+        ended = self._open_shop().minute
+        self._until(ended + SETTLE_MIN, tell)
+        version = f"{self._bundle.model_version}-reversed"
+        shown = [one.model_version == version for one in self._seen(began, ended)]
+        after = [
+            one.model_version == version for one in self._seen(ended + SETTLE_MIN / 2, ended + SETTLE_MIN)
+        ]
+        self.figures["canary"] = {
+            **found,
+            "minutes": round(ended - began, 1),
+            "share_of_lists_while_it_ran": round(_mean(shown), 4),
+            "share_of_lists_after": round(_mean(after), 4),
+        }
+        return (
+            f"{found['ended']} after {ended - began:.0f} minutes: {found['why']}; it made {100 * _mean(shown):.0f} % "
+            f"of the lists while it ran, {100 * _mean(after):.0f} % after"
+        )
+
+    def examples(self, tell: Tell) -> str:
+        """Read what the feedback job made of it all."""
+        self._open_shop().close()
+        examples = list(example_log.from_topic(self._settings))
+        self.curves = clicks_by_variant(examples, GROUPS, self._start_ms, MINUTES, STRETCH)
+        counts = self._run("counts", "--job", "feedback")
+        kept_up = share_kept_up(examples)
+        self.figures |= {
+            "examples": len(examples),
+            "join_rate": counts["join_rate"],
+            "lists_made_after_the_last_click": kept_up,
+            "visits": len(self._open_shop().seen),
+            "visits_behind_s": round(self._open_shop().behind_s, 2),
+        }
+        after = "" if kept_up is None else f", {100 * kept_up:.1f} % of the lists knew the click before"
+        return f"{len(examples):,} examples, join rate {100 * counts['join_rate']:.2f} %{after}"
+
+    def down(self) -> None:
+        """Let nobody come any more, and stop the stack."""
+        if self._shop is not None:
+            self._shop.close()
+        self._stack.down()
+
+    # --- the shop's time ----------------------------------------------------------------------------------
+
+    def _open_shop(self) -> LiveShop:
+        assert self._shop is not None
+        return self._shop
+
+    def _until(self, minute: float, tell: Tell) -> None:
+        shop = self._open_shop()
+        began = shop.minute
+        while (now := shop.minute) < minute:
+            tell(f"minute {now:.0f}, {len(shop.seen):,} visits", (now - began) / (minute - began))
+            time.sleep(0.5)
+
+    def _seen(self, first: float, last: float, variant: str | None = None) -> list[Seen]:
+        """Return the lists that clients got in these minutes."""
+        low_ms, high_ms = (self._start_ms + minute * MINUTE_MS for minute in (first, last))
+        return [
+            one
+            for one in self._open_shop().seen
+            if low_ms <= one.at_ms < high_ms and variant in (None, one.variant)
+        ]
+
+    def _wait_for_lists(self, tell: Tell) -> None:
+        deadline_s, asked = time.monotonic() + LISTS_WITHIN_S, False
+        while missing := self._open_shop().without_list(GROUPS):
+            tell(f"{len(missing)} users wait for their list", None)
+            if time.monotonic() > deadline_s:
+                raise UserError(
+                    "TR-741",
+                    f"{len(missing)} of {self._users} users have no list of their group after {LISTS_WITHIN_S:.0f} s",
+                    "the job does not rank, or the machine is busy",
+                    f"read the logs in {self._settings.stack.home}",
+                )
+            if not asked and time.monotonic() > deadline_s - LISTS_WITHIN_S + 15.0:
+                model_switch.send_order(
+                    self._settings, "republish", reason="lists from before the experiment"
+                )
+                asked = True
+            time.sleep(0.5)
+
+    # --- the command line ---------------------------------------------------------------------------------
+
+    def _report(self, name: str) -> dict[str, Any]:
+        (found,) = self._run("ab", "report", name)["experiments"]
+        return dict(found)
+
+    def _run(
+        self, *words: str, fails: bool = False, meanwhile: Callable[[], None] = lambda: None
+    ) -> dict[str, Any]:
+        """Run a command as a person would, and return what it says; `fails`: its exit code says more than success."""
+        line = [*words, "--config", str(self._stack.config), "--json"]
+        with subprocess.Popen(
+            [sys.executable, "-m", "tailrace.cli", *line],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            while True:
+                try:
+                    said, error = process.communicate(timeout=1.0)
+                    break
+                except subprocess.TimeoutExpired:
+                    meanwhile()
+        if process.returncode not in ((0, 1) if fails else (0,)) or not said.strip():
+            raise UserError("TR-742", f"tailrace {' '.join(line)}: exit code {process.returncode}\n{error}")
+        return dict(json.loads(said))
 
 
-def play(
-    bundle: Bundle,
-    users: int,
-    minutes: int,
-    seed: int,
-    settings: RankSettings,
-    tell: Callable[[str, float], None] | None = None,
-) -> dict[str, Hour]:
-    """Let the same users come under each policy, and return what each earned."""
-    tastes = HiddenTastes(bundle, users, seed)
-    hours = {}
-    for policy in POLICIES:
-        shop = Shop(bundle, tastes, policy, settings)
-        for minute in range(minutes):
-            shop.minute(minute)
-            if tell is not None:
-                tell(policy.name, (minute + 1) / minutes)
-        hours[policy.name] = shop.hour
-    return hours
+def _says(found: dict[str, Any]) -> str:
+    return f"{found['variant']} is better" if found["verdict"] == "better" else str(found["verdict"])
+
+
+def _lists(found: dict[str, Any]) -> int:
+    return sum(one["lists"] for one in found["variants"].values())
+
+
+def _mean(values: list[Any]) -> float:
+    return sum(values) / len(values) if values else 0.0

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
-import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from flink_jobs.settings import load
 from tailrace.commands.options import Config, Json
 from tailrace.demo_loop import show_loop
+from tailrace.demo_steps import Aside, StepDisplay
 from tailrace.errors import ExitCode, UserError
 from tailrace.list_view import UNKNOWN, compare, mark
 from tailrace.stack.local import LocalStack
@@ -54,20 +51,23 @@ def register(app: typer.Typer) -> None:
 def demo(
     story: Annotated[
         str,
-        typer.Argument(
-            help="shop: the engine live; loop: what feedback brings, simulated, without the stack."
-        ),
+        typer.Argument(help="shop: the engine live; loop: what feedback brings, with simulated users."),
     ] = "shop",
     config: Config = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Delete this stack's topics, lists and checkpoints first.")
     ] = False,
-    keep: Annotated[bool, typer.Option("--keep/--down", help="Leave the stack up at the end.")] = True,
+    keep: Annotated[
+        bool, typer.Option("--keep/--down", help="Leave the stack up at the end; that of loop always ends.")
+    ] = True,
     events: Annotated[
         int | None, typer.Option(min=1000, help="Replay at most this many events; default: all, 81,543.")
     ] = None,
-    users: Annotated[int, typer.Option(min=20, help="loop: how many simulated users.")] = 600,
-    seed: Annotated[int, typer.Option(min=0, help="loop: of all that is drawn.")] = 0,
+    users: Annotated[int, typer.Option(min=600, help="loop: how many simulated users.")] = 900,
+    seed: Annotated[int, typer.Option(min=0, help="loop: of all that users do.")] = 0,
+    speed: Annotated[
+        float, typer.Option(min=1.0, max=60.0, help="loop: seconds of the shop's time in one of ours.")
+    ] = 25.0,
     out: Annotated[Path, typer.Option("--out", help="loop: where the chart goes, SVG.")] = Path("loop.svg"),
     as_json: Json = False,
 ) -> None:
@@ -78,12 +78,13 @@ def demo(
     nothing twice, and lets the customer click in another category. Ctrl-C leaves the stack up; the next run
     goes on where this one stopped.
 
-    `tailrace demo loop` needs no stack: it plays an hour of a simulated shop with the same catalogue under several
-    policies, and draws their click rates.
+    `tailrace demo loop` has a stack of its own and ends it: an hour of simulated users in some minutes, whose lists
+    learn from them, or not, by experiment; then a better variant is found and promoted, and a harmful model is taken
+    back.
     """
     settings = load(config)
     if story == "loop":
-        show_loop(settings, users, seed, out, as_json)
+        show_loop(settings, users, seed, speed, out, as_json)
         return
     if story != "shop":
         raise UserError("TR-740", f"story {story!r}; there is shop and loop", exit_code=ExitCode.USAGE)
@@ -101,9 +102,9 @@ def demo(
 
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
-        with _Display(as_json) as display:
+        with StepDisplay(as_json) as display:
             take(FIRST)
-            model = _Aside(lambda: take(MODEL))
+            model = Aside(lambda: take(MODEL))
             take(STACK)
             model.join()
             take(TOGETHER)
@@ -117,69 +118,6 @@ def demo(
         typer.echo(json.dumps(_as_dict(run.story, run.epoch, seconds, total_s, keep)))
     else:
         _show(Console(highlight=False), run.story, total_s, keep)
-
-
-class _Aside:
-    """Work in a thread of its own, which does not outlive the command."""
-
-    def __init__(self, work: Callable[[], None]) -> None:
-        self._work = work
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._work()
-        except BaseException as error:  # join raises it
-            self._error = error
-
-    def join(self) -> None:
-        """Wait for the work, and raise what it raised."""
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-
-
-class _Display:
-    """One line a step: a spinner, what it is at, its seconds; plain lines where there is no terminal."""
-
-    def __init__(self, quiet: bool) -> None:
-        self._quiet = quiet
-        self._live = sys.stdout.isatty() and not quiet
-        self._bars = Progress(
-            SpinnerColumn(finished_text="[green]✓[/]"),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=16),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[at]}", style="dim"),
-            disable=not self._live,
-        )
-
-    def __enter__(self) -> _Display:
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
-
-    def step(self, title: str, work: Callable[[Callable[[str, float | None], None]], str]) -> float:
-        """Run a step, show how it goes and what came of it, and give its seconds."""
-        began_s = time.monotonic()
-        task: TaskID = self._bars.add_task(f"{title:<26}", total=None, at="")
-
-        def tell(at: str, share: float | None) -> None:
-            if share is None:
-                self._bars.update(task, at=at[:60])
-            else:
-                self._bars.update(task, total=1.0, completed=min(share, 0.99), at=at[:60])
-
-        result = work(tell)
-        took_s = time.monotonic() - began_s
-        self._bars.update(task, total=1.0, completed=1.0, at=result)
-        if not self._live and not self._quiet:
-            typer.echo(f"{took_s:6.1f} s  {title:<26} {result}")
-        return round(took_s, 2)
 
 
 def _show(console: Console, story: Story, total_s: float, kept: bool) -> None:

@@ -6,7 +6,8 @@ import threading
 
 import pytest
 
-from tailrace.commands.demo import FIRST, MODEL, STACK, TOGETHER, _Aside
+from tailrace.commands.demo import FIRST, MODEL, STACK, TOGETHER
+from tailrace.demo_steps import Aside
 from tailrace.demo_story import Demo
 
 
@@ -23,7 +24,7 @@ def test_work_aside_runs_at_the_same_time_and_join_waits_for_it() -> None:
         assert here.wait(10)
         done.append(1)
 
-    aside = _Aside(work)
+    aside = Aside(work)
     here.set()
     aside.join()
     assert done == [1]
@@ -34,4 +35,4 @@ def test_join_raises_what_the_work_raised() -> None:
         raise KeyError("no such shop")
 
     with pytest.raises(KeyError, match="no such shop"):
-        _Aside(work).join()
+        Aside(work).join()

@@ -20,6 +20,7 @@ SETTINGS: Final = (
     "exploration_policy",
     "shared_credits",
     "new_item_share",
+    "history_until_s",
 )
 METHODS: Final = ("sequential", "fixed")
 LEAST_DAYS: Final = 7

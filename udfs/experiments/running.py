@@ -17,10 +17,13 @@ APPLIED: Final = {
     "exploration_floor": (0.0, 0.18),
     "shared_credits": (0.0, 1_000.0),
     "new_item_share": (0.0, 0.2),
+    "history_until_s": (0, (1 << 32) - 1),
 }
 """Settings of variants that the recommend job applies, and from where to where."""
 NAMED: Final = {"exploration_policy": SERVED}
 """Others that it applies, and what they may be."""
+OF_THE_USER: Final = ("epoch", "history_until_s")
+"""Those that say what a user is ranked with, and nothing of how."""
 MAX_JSON_BYTES: Final = 65_536
 
 
