@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from typing import Any
 
 import numpy as np
@@ -9,12 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import udfs.bandits
 from udfs.bandits.epsilon_greedy import EpsilonGreedy
 from udfs.bandits.linucb import LinUcb
+from udfs.bandits.policy import SERVED
 from udfs.bandits.shares import draw, mix_with_floor
 from udfs.bandits.thompson_beta import ThompsonBeta
 from udfs.bandits.thompson_linear import ThompsonLinear
 from udfs.bandits.ucb1 import Ucb1
+from udfs.ranking import list_policies, play_shares
 
 ARMS, DIM, FLOOR = 4, 3, 0.02
 POLICIES: dict[str, Any] = {
@@ -59,6 +64,38 @@ def test_a_state_is_its_bytes_and_an_update_leaves_its_input_as_it_was(policy, h
     after = policy.update(again, 2, 0.7, ONE)
     assert again.encode() == data != after.encode()
     assert policy.update(state, 2, 0.7, ONE).encode() == after.encode()
+
+
+def test_every_policy_of_the_package_is_in_this_suite_and_every_rule_that_serves_is_one():
+    found = set()
+    for module in pkgutil.iter_modules(udfs.bandits.__path__):
+        for thing in vars(importlib.import_module(f"udfs.bandits.{module.name}")).values():
+            made = isinstance(thing, type) and all(
+                hasattr(thing, name) for name in ("start", "probabilities", "update")
+            )
+            if made and not getattr(thing, "_is_protocol", False):
+                found.add(thing)
+    assert found == {type(policy) for policy in POLICIES.values()}
+    for rules, floor in ((play_shares._POLICIES, (0.01,)), (list_policies._RULES, (3, 0.01))):
+        assert {type(make(*floor)) for make in rules.values()} <= found
+        assert set(rules) | {"thompson"} == set(SERVED), "thompson of the slots is udfs.bandit itself"
+
+
+@every_policy
+def test_a_state_does_not_grow_with_what_it_has_seen(policy):
+    state = policy.update(policy.start(), 0, 1.0, ONE)
+    size = len(state.encode())
+    for turn in range(600):
+        state = policy.update(state, turn % ARMS, turn % 7 / 6, ONE * (1 + turn % 3))
+    assert len(state.encode()) == size <= 5 + 8 * ARMS * (DIM * (DIM + 1) // 2 + DIM)
+
+
+@every_policy
+def test_arms_are_drawn_as_often_as_is_logged(policy):
+    state = learnt(policy, [(0, 0.2, ONE), (2, 0.9, ONE), (1, 0.1, ONE), (3, 0.3, ONE)] * 5)
+    p = policy.probabilities(state, ONE)
+    counts = np.bincount([draw(p, "default/u1", n) for n in range(4_000)], minlength=ARMS)
+    assert np.abs(counts / 4_000 - p).max() < 0.03
 
 
 @every_policy
