@@ -1,4 +1,4 @@
-"""`tailrace ab start|report|stop|promote`: experiments on the lists."""
+"""`tailrace ab start|report|stop|promote|withdraw`: experiments on the lists."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(
         name="ab", no_args_is_help=True, help="Experiments: start, look at any time, stop, promote."
     )
-    for command in (start, report, stop, promote):
+    for command in (start, report, stop, promote, withdraw):
         group.command()(command)
     app.add_typer(group)
 
@@ -167,6 +167,23 @@ def promote(
             )
         variant = verdict.variant
     _end(settings, running, name, variant, as_json)
+
+
+def withdraw(
+    setting: Annotated[str, typer.Argument(help="That was promoted.")],
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Take a promoted setting back; everybody gets what the deployment's settings say."""
+    settings = load(config)
+    try:
+        left = read_running(settings).withdraw(setting)
+    except ValueError as error:
+        raise UserError(
+            "TR-733", str(error), fix="tailrace ab report --json", exit_code=ExitCode.USAGE
+        ) from error
+    order_running(settings, left, f"withdraw {setting}")
+    typer.echo(left.to_json() if as_json else f"promoted: {dict(left.promoted) or 'nothing'}")
 
 
 def _end(

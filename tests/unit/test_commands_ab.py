@@ -104,6 +104,9 @@ def test_the_better_variant_is_found_and_promoted_for_all(topic: Topic, tmp_path
     assert after["promoted"] == {"diversity": 0.3}
     left = experiment_orders.read_running(load(environment={}))
     assert left.experiments == () and left.of_user("default/anyone") == ("", {"diversity": 0.3})
+    refused = CliRunner().invoke(app, ["ab", "withdraw", "candidates"])
+    assert "one that is promoted (diversity)" in str(refused.exception)
+    assert run("withdraw", "diversity") == {"promoted": {}, "running": []}
 
 
 def test_a_harmful_variant_is_stopped_by_itself_and_an_equal_one_is_not(topic: Topic, tmp_path: Path) -> None:

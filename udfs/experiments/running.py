@@ -123,8 +123,20 @@ class RunningExperiments(NamedTuple):
 
     def without_epoch(self) -> RunningExperiments:
         """Return the value without a promoted model epoch: the activated one serves again."""
-        kept = {name: value for name, value in self.promoted.items() if name != "epoch"}
-        return self._replace(promoted=kept)
+        return self.withdraw("epoch") if "epoch" in self.promoted else self
+
+    def withdraw(self, name: str) -> RunningExperiments:
+        """Return the value without a promoted setting: the deployment's own counts again.
+
+        Raises
+        ------
+        ValueError
+            For a setting that was not promoted.
+        """
+        if name not in self.promoted:
+            known = ", ".join(self.promoted) or "none is"
+            raise ValueError(f"setting: wanted one that is promoted ({known}), got {name!r}")
+        return self._replace(promoted={one: value for one, value in self.promoted.items() if one != name})
 
     def stop(self, name: str, promote: str | None = None) -> RunningExperiments:
         """Return the value without an experiment.
