@@ -17,12 +17,12 @@ from model_export.sequence_pieces import pieces_of
 from model_export.sequence_training import GruTrainer, SequenceSettings
 from udfs.ranking.sequence_network import LENGTH
 
-FIRST_EPOCHS = 10
+FIRST_EPOCHS = 30
 """Times over the sessions of the first period that is learnt."""
-EPOCHS = 4
+EPOCHS = 12
 """Times over those of each later one; this, and all below, was chosen on periods 1 to 4."""
 RANK_OFFSET = 5.0
-SHARE = 0.3
+SHARE = 0.1
 """Of the network's reciprocal rank beside that of what serves."""
 DEPTH = 60
 CHUNK = 512

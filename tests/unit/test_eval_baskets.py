@@ -15,6 +15,7 @@ from model_export.als import AlsSettings
 from model_export.item_side import ItemSideSettings
 from model_export.moments import MomentSettings
 from model_export.protocols import baskets
+from model_export.protocols.basket_ablation import SOURCES, WHOLE, AblationReport, ablate, feature_groups
 from model_export.protocols.basket_lists import OURS, PERSONAL, POPULAR, SERVED, parts_of, wanted_of
 from model_export.protocols.baskets import BasketOutcome, BasketReport, evaluate
 from model_export.protocols.quality_page import write_section
@@ -24,6 +25,8 @@ from model_export.train import train
 from model_export.train_settings import TrainSettings
 from tailrace.cli import app
 from tailrace.errors import UserError
+from udfs.ranking.features import FEATURE_NAMES
+from udfs.ranking.retrieval import RETRIEVERS
 
 ONLINE_RETAIL = Path(__file__).parents[2] / "datasets/online-retail/online_retail.parquet"
 UNTIL = "2011-04-01"
@@ -172,3 +175,38 @@ def test_what_cannot_be_used_is_refused_with_a_number(options: list[str], number
 def test_a_cut_behind_all_sessions_is_refused(data: Path) -> None:
     with pytest.raises(ValueError, match="give an earlier day"):
         evaluate("slice", data, "2011-05-01", SETTINGS, 0)
+
+
+def test_every_feature_is_in_one_group_and_every_source_of_a_bundle_is_left_out_once() -> None:
+    groups = feature_groups()
+    assert [name for names in groups.values() for name in names] == list(FEATURE_NAMES)
+    assert all(groups.values())
+    assert set(SOURCES) == {*RETRIEVERS} - {"popular", "devices"}
+    for source, starts in SOURCES.items():
+        assert all(any(name.startswith(start) for name in FEATURE_NAMES) for start in starts), source
+
+
+@pytest.fixture(scope="module")
+def ablated_slice(data: Path) -> AblationReport:
+    return ablate("slice", data, UNTIL, SETTINGS, 0)
+
+
+def test_the_ablation_measures_the_same_baskets_without_each_part(ablated_slice: AblationReport) -> None:
+    found = {variant.name: variant for variant in ablated_slice.variants}
+    assert len(found) == 1 + 6 + 6 + 1 and next(iter(found)) == WHOLE
+    whole = found[WHOLE]
+    assert {variant.per_list.shape for variant in found.values()} == {whole.per_list.shape}
+    assert {variant.new.shape for variant in found.values()} == {whole.new.shape}
+    # Repeats are most of what can be foreseen: without their source fewer of them are candidates.
+    assert found["without source repeat"].candidate_recall < whole.candidate_recall
+    hidden = found["without features of user and item"]
+    assert not np.array_equal(hidden.per_list, whole.per_list)
+    assert hidden.candidate_recall == whole.candidate_recall
+    assert 0.1 < ablated_slice.head_taken < 0.9
+    assert ablated_slice.to_dict()["variants"][WHOLE]["ndcg"] > 0.0
+
+
+def test_the_ablation_has_a_section_of_its_own(ablated_slice: AblationReport, tmp_path: Path) -> None:
+    write_section(tmp_path / "q.md", ablated_slice, "tailrace eval baskets --ablation", "abc")
+    text = (tmp_path / "q.md").read_text(encoding="utf-8")
+    assert text.count("| without ") == 13 and "<!-- tailrace eval baskets --ablation: begin -->" in text

@@ -19,7 +19,7 @@ from tailrace.commands.eval.surroundings import (
     usage,
 )
 from tailrace.commands.options import Config, Json
-from tailrace.commands.train import train_settings
+from tailrace.commands.train import import_pytorch, train_settings
 from tailrace.phase_progress import phase_progress
 
 ONLINE_RETAIL = Path(__file__).parents[3] / "datasets" / "online-retail" / "online_retail.parquet"
@@ -36,13 +36,25 @@ def baskets(
         typer.Option("--until", formats=["%Y-%m-%d"], help="The cut, UTC; each known data set has its own."),
     ] = None,
     seed: Seed = 0,
+    ablation: Annotated[
+        bool,
+        typer.Option(
+            "--ablation", help="Instead: what each source and group of features brings, before the cut."
+        ),
+    ] = False,
+    sequence: Annotated[
+        bool,
+        typer.Option("--sequence", help="With a sequential network among the sources; it wants PyTorch."),
+    ] = False,
     config: Config = None,
     as_json: Json = False,
     out: Out = None,
 ) -> None:
     """First baskets after a cut, by the bundle that `tailrace train` makes; repeats and new items apart."""
     import_evaluation()
-    from model_export.protocols.baskets import COMPLETE_JOURNEY, CUTS, BasketReport, evaluate
+    from model_export.protocols.basket_ablation import ablate
+    from model_export.protocols.baskets import COMPLETE_JOURNEY, CUTS, BasketOutcome, BasketReport, evaluate
+    from model_export.protocols.quality_page import QualityReport
     from model_export.sources import SourceError
     from model_export.train import TrainingError
 
@@ -50,7 +62,13 @@ def baskets(
     if until is None and not set(chosen) <= set(NAMES):
         raise usage("baskets", f"--until: wanted a day, since {data} is not one of {', '.join(NAMES)}")
     settings = train_settings(load(config))
-    outcomes = []
+    if sequence:
+        import_pytorch()
+        settings = settings.with_sequence()
+    if ablation and len(chosen) > 1:
+        raise usage("baskets", "--ablation: wanted --data with one data set, got both")
+    outcomes: list[BasketOutcome] = []
+    report: QualityReport | None = None
     for name in chosen:
         if name == "online-retail":
             path = ONLINE_RETAIL
@@ -61,9 +79,11 @@ def baskets(
         day = CUTS[name] if until is None else until.date().isoformat()
         try:
             with phase_progress(shown=not as_json, width=16) as tell:
-                outcomes.append(
-                    evaluate(name if name in NAMES else path.name, path, day, settings, seed, tell)
-                )
+                called = name if name in NAMES else path.name
+                if ablation:
+                    report = ablate(called, path, day, settings, seed, tell)
+                else:
+                    outcomes.append(evaluate(called, path, day, settings, seed, tell))
         except (SourceError, TrainingError, ValueError) as error:
             raise unusable(error) from error
     command = (
@@ -71,4 +91,6 @@ def baskets(
     )
     if until is not None:
         command += f" --until {until.date().isoformat()}"
-    publish(BasketReport(tuple(outcomes), seed), command, out, as_json=as_json)
+    command += " --ablation" if ablation else ""
+    command += " --sequence" if sequence else ""
+    publish(report or BasketReport(tuple(outcomes), seed), command, out, as_json=as_json)
