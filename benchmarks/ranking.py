@@ -1,7 +1,8 @@
 """What it costs to rank one user, stage by stage, on one thread, without Redis and Avro.
 
-Usage: ``python -m benchmarks.ranking [--json] [--items 4000] [--users 100]``. Figures are CPU microseconds a
-user, the least of several rounds: a busy machine shows up as cache misses, not as waiting.
+Usage: ``python -m benchmarks.ranking [--json] [--items 4000] [--users 100] [--content] [--arrivals 0]``.
+Figures are CPU microseconds a user, the least of several rounds: a busy machine shows up as cache misses, not as
+waiting.
 """
 
 import argparse
@@ -16,11 +17,13 @@ import numpy as np
 from benchmarks import synthetic_shop
 from udfs.model.bundle import Bundle
 from udfs.ranking.catalogue import CatalogueView
+from udfs.ranking.content_source import find_by_content
 from udfs.ranking.exploration import fill_slots, list_seed
 from udfs.ranking.feature_kernel import compute_features
 from udfs.ranking.first_stage import pick_finalists
 from udfs.ranking.live_sessions import LiveSessions, one_session
 from udfs.ranking.play_shares import play_probabilities
+from udfs.ranking.prepare import SCORED_BY_CONTENT
 from udfs.ranking.rank import RankSettings, rank_batch
 from udfs.ranking.retrieval import find_history, retrieve
 from udfs.ranking.snapshot import Snapshot, decode_states
@@ -32,15 +35,18 @@ ROUNDS = 200
 
 
 def figures(
-    bundle: Bundle, snapshots: list[Snapshot], sessions: LiveSessions, settings: RankSettings
+    bundle: Bundle,
+    snapshots: list[Snapshot],
+    sessions: LiveSessions,
+    settings: RankSettings,
+    catalogue: CatalogueView,
 ) -> dict[str, float]:
     """Return CPU microseconds a user of every stage, and of all of `rank_batch`.
 
     Stages run one after the other as in `rank_batch`, so that each finds the caches as the one before left them;
     ``rest`` is what `rank_batch` does beside them: seeds, the rules' check, making the lists.
     """
-    users, index = len(snapshots), bundle.items
-    catalogue = CatalogueView(bundle)
+    users, index = len(snapshots), catalogue.index
     seeds = np.array([list_seed(one.key, one.version, bundle.epoch) for one in snapshots], np.uint64)
     most = int(min(settings.candidates, len(index)) * index.settings.share_sessions)
     laps: dict[str, list[float]] = {}
@@ -60,8 +66,20 @@ def figures(
         lap("history")
         live = sessions.find(index, snapshots, states, catalogue.allowed, most)
         lap("sessions")
+        content = None
+        if index.content is not None and index.content.table.has_links():
+            limit = SCORED_BY_CONTENT * int(settings.candidates * index.settings.share_content)
+            content = find_by_content(index.content.table, history, catalogue.allowed, limit)
+            lap("content")
         candidates = retrieve(
-            index, states, history, live, catalogue.allowed, settings.candidates, settings.rebuy_after_ms
+            index,
+            states,
+            history,
+            live,
+            catalogue.allowed,
+            settings.candidates,
+            settings.rebuy_after_ms,
+            content=content,
         )
         lap("retrieval")
         finalists = pick_finalists(index, candidates, settings.finalists)
@@ -114,17 +132,30 @@ def main() -> None:
     parser.add_argument("--dimension", type=int, default=32)
     parser.add_argument("--users", type=int, default=100, help="ranked in one batch")
     parser.add_argument("--sessions", type=int, default=40_000, help="of others, five items each")
+    parser.add_argument("--content", action="store_true", help="a bundle with a vocabulary")
+    parser.add_argument("--arrivals", type=int, default=0, help="new items that joined it")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        bundle = synthetic_shop.write(Path(folder) / "1", arguments.items, arguments.dimension)
+        bundle = synthetic_shop.write(
+            Path(folder) / "1", arguments.items, arguments.dimension, with_content=arguments.content
+        )
+        catalogue = CatalogueView(bundle, arguments.arrivals)
+        for item in synthetic_shop.arrivals(arguments.arrivals, np.random.default_rng(3)):
+            catalogue.apply(item)
+        started = time.process_time()
+        catalogue.settle()
+        joining_ms = (time.process_time() - started) * 1e3
         snapshots = synthetic_shop.snapshots(bundle.items, arguments.users, np.random.default_rng(1))
         sessions, learning_us = learn_sessions(bundle, arguments.sessions, np.random.default_rng(2))
-        costs = figures(bundle, snapshots, sessions, RankSettings())
+        costs = figures(bundle, snapshots, sessions, RankSettings(), catalogue)
     report = {
         "items": arguments.items,
         "dimension": arguments.dimension,
         "batch": arguments.users,
+        "vocabulary": arguments.content,
+        "arrivals": len(catalogue.index) - len(bundle.items),
+        "joining_ms": round(joining_ms, 2),
         "provider": bundle.ranker.provider,
         "machine": platform.machine(),
         "python": platform.python_version(),

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
+from model_export.content import ContentSettings, fit_content
 from model_export.onnx_export import export_ranker
 from model_export.ranker import RankerSettings, RankingExamples, fit_ranker, predict
 from schemas.ids import category_hash, item_hash, user_key
+from schemas.records import Item
 from udfs.model.bundle import Bundle
 from udfs.model.bundle_writer import write_bundle
 from udfs.model.items import ItemArrays
+from udfs.model.manifest import ModelSettings
 from udfs.ranking.catalogue import CatalogueView
 from udfs.ranking.inverted_lists import build_ivf
 from udfs.ranking.item_index import EXACT_UP_TO_ITEMS, ItemIndex
@@ -61,6 +64,29 @@ def _neighbours(item: int, of_category: np.ndarray, n: int, rng: np.random.Gener
     _, first = np.unique(both, return_index=True)
     different = both[np.sort(first)]
     return different[different != item][:50]
+
+
+def record(name: str, category: str, rng: np.random.Generator) -> Item:
+    """Return a catalogue record whose title has two words of its category's and two of the whole shop's."""
+    words = [
+        *(f"{category}-{rng.integers(12)}" for _ in range(2)),
+        *(f"word{rng.integers(400)}" for _ in range(2)),
+    ]
+    return Item(name, "default", " ".join(words), category, None, 9.0, True, False, {}, NOW_MS)
+
+
+def catalogue(arrays: ItemArrays, rng: np.random.Generator) -> list[Item]:
+    """Return a record of every item."""
+    names = arrays.category_names
+    return [
+        record(name, names[category], rng)
+        for name, category in zip(arrays.item_ids, arrays.categories.tolist(), strict=True)
+    ]
+
+
+def arrivals(count: int, rng: np.random.Generator) -> list[Item]:
+    """Return records of items that no bundle knows."""
+    return [record(f"new-{number}", f"category-{rng.integers(60)}", rng) for number in range(count)]
 
 
 def snapshots(index: ItemIndex, users: int, rng: np.random.Generator) -> list[Snapshot]:
@@ -113,8 +139,19 @@ def _snapshot(index: ItemIndex, user_id: str, rng: np.random.Generator) -> Snaps
     return Snapshot(user_key("default", user_id), "default", user_id, version, NOW_MS, EPOCH, state.encode())
 
 
-def write(path: Path, n: int, dimension: int, trees: int = 60, depth: int = 4, seed: int = 0) -> Bundle:
-    """Write and open a bundle of n items, its ranker learnt from what 2,000 made-up users seem to want."""
+def write(
+    path: Path,
+    n: int,
+    dimension: int,
+    trees: int = 60,
+    depth: int = 4,
+    seed: int = 0,
+    with_content: bool = False,
+) -> Bundle:
+    """Write and open a bundle of n items, its ranker learnt from what 2,000 made-up users seem to want.
+
+    With `with_content` it has a vocabulary, and new items can join it.
+    """
     rng = np.random.default_rng(seed)
     arrays = items(n, dimension, rng)
     index = ItemIndex.build(arrays)
@@ -136,6 +173,17 @@ def write(path: Path, n: int, dimension: int, trees: int = 60, depth: int = 4, s
         epoch=EPOCH,
         model_version="synthetic",
         created_ms=NOW_MS,
+        settings=ModelSettings(weight_content=0.1, share_content=0.04, share_embedding=0.26)
+        if with_content
+        else None,
+        content=fit_content(
+            arrays,
+            catalogue(arrays, np.random.default_rng(seed)),
+            ContentSettings(),
+            np.random.default_rng(seed),
+        )
+        if with_content
+        else None,
         ivf=build_ivf(arrays.factors)[0] if n > EXACT_UP_TO_ITEMS else None,
     )
     return Bundle.open(path, sha256)

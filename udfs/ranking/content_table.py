@@ -51,6 +51,10 @@ class ContentTable(NamedTuple):
         """Return a table to which nothing arrived."""
         return ContentTable(*links, np.zeros(1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
 
+    def has_links(self) -> bool:
+        """Whether there is anything to find."""
+        return len(self.rows) > 0 or len(self.late_rows) > 0
+
 
 class ItemContent(NamedTuple):
     """What a bundle knows of what is said of its items.

@@ -100,7 +100,7 @@ def prepare(
         most = int(min(settings.candidates, len(index)) * index.settings.share_devices)
         devices = find_by_devices(index.devices, history, catalogue.allowed, most)
     content = None
-    if index.content is not None:
+    if index.content is not None and index.content.table.has_links():
         most = int(min(settings.candidates, len(index)) * index.settings.share_content)
         content = find_by_content(index.content.table, history, catalogue.allowed, SCORED_BY_CONTENT * most)
     sequence = None
