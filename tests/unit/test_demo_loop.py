@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -165,6 +166,8 @@ def test_a_reversed_bundle_is_one_that_a_worker_takes_and_ranks_the_worst_first(
 def test_its_stack_is_apart_from_the_callers_and_its_settings_are_read_back_as_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name in [name for name in os.environ if name.startswith("TAILRACE_")]:
+        monkeypatch.setenv(name, os.environ[name])  # comes back afterwards
     monkeypatch.setenv("TAILRACE_KAFKA__BOOTSTRAP_SERVERS", "elsewhere:1")
     base = load(stack={"home": str(tmp_path)}, environment={})
     made = LoopStack(base)
