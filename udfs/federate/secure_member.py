@@ -58,6 +58,7 @@ class Member:
         self._mask_secret = self._drawn("mask key")
         self._public: dict[int, PublicKeys] = {}
         self._received: dict[int, tuple[int, int]] = {}
+        self._sealing_keys: dict[int, bytes] = {}
         self._has_masked = False
         self._has_opened = False
 
@@ -83,6 +84,7 @@ class Member:
                 f"wanted {self._threshold} or more members with keys of their own, got {len(public)}"
             )
         self._public = dict(public)
+        self._sealing_keys = {}
         seeds = self._polynomial("seed shares", self._seed)
         keys = self._polynomial("key shares", self._mask_secret)
         made = {}
@@ -103,7 +105,7 @@ class Member:
             For bytes that were changed on the way.
         """
         body, tag = sealed[:-TAG_BYTES], sealed[-TAG_BYTES:]
-        key = self._agreed(self._share_secret, self._public[sender].share_key)
+        key = self._sealing_key(sender)
         road = self._road(sender, self.number)
         if keyed_bytes(key, "tag", road + body, TAG_BYTES) != tag or len(body) != 2 * FIELD_BYTES:
             raise SecureSumError(f"share of member {sender}: was changed on its way")
@@ -202,7 +204,7 @@ class Member:
 
     def _tag(self, sender: int, receiver: int, remaining: Collection[int]) -> bytes:
         other = receiver if sender == self.number else sender
-        key = self._agreed(self._share_secret, self._public[other].share_key)
+        key = self._sealing_key(other)
         said = (
             self._road(sender, receiver)
             + b": "
@@ -218,6 +220,12 @@ class Member:
         parts = [drawn[at : at + FIELD_BYTES] for at in range(0, len(drawn), FIELD_BYTES)]
         return [constant, *(int.from_bytes(part, "big") % FIELD for part in parts)]
 
+    def _sealing_key(self, other: int) -> bytes:
+        """Key that shares and tags between this member and another are sealed with; a power each, so kept."""
+        if other not in self._sealing_keys:
+            self._sealing_keys[other] = self._agreed(self._share_secret, self._public[other].share_key)
+        return self._sealing_keys[other]
+
     def _agreed(self, secret: int, public: int) -> bytes:
         return keyed_bytes(
             secret_bytes(group_power(secret, public), GROUP_BYTES), "agreed", self._label, SECRET_BYTES
@@ -231,7 +239,7 @@ class Member:
         return b"%d to %d in " % (sender, receiver) + self._label
 
     def _sealed(self, other: int, pair: tuple[int, int]) -> bytes:
-        key = self._agreed(self._share_secret, self._public[other].share_key)
+        key = self._sealing_key(other)
         road = self._road(self.number, other)
         plain = b"".join(secret_bytes(share, FIELD_BYTES) for share in pair)
         body = _xor(plain, keyed_bytes(key, "share", road, len(plain)))
