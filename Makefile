@@ -40,8 +40,8 @@ demo: setup ## Show the whole engine on this machine: stack, model, events, one 
 	$(BIN)/tailrace demo $(ARGS)
 
 .PHONY: test
-test: setup ## Run all tests in two processes; those of the stack start their own. ARGS="-k name"
-	$(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder $(ARGS)
+test: setup ## Run all tests in three processes; those of the stack start their own. ARGS="-k name"
+	$(BIN)/python -m pytest --numprocesses 3 --no-loadscope-reorder $(ARGS)
 
 .PHONY: test-fast
 test-fast: setup ## Run the tests that need no stack.

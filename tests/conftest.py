@@ -17,16 +17,34 @@ hypothesis.settings.load_profile("without_deadline")
 sys.path.insert(0, str(Path(__file__).parent))
 
 
+SECOND_STACK = {
+    f"tests/stack/{module}.py"
+    for module in (
+        "test_local_stack",
+        "test_federate",
+        "test_feedback",
+        "test_lake",
+        "test_sessions",
+        "test_similarity",
+        "test_speed",
+    )
+}
+"""Half of the stack's tests by time: those that start jobs of their own beside the shop's."""
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Where two processes share the tests: one takes the stack's, which wait a lot, the other file after file."""
+    """Where three processes share the tests: two take the stack's, which wait a lot, one file after file."""
     from xdist.scheduler import LoadFileScheduling
 
-    class StackInOne(LoadFileScheduling):
+    class TwoStacks(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "stack" if nodeid.startswith("tests/stack/") else super()._split_scope(nodeid)
+            file = super()._split_scope(nodeid)
+            if not file.startswith("tests/stack/"):
+                return file
+            return "second stack" if file in SECOND_STACK else "first stack"
 
-    return StackInOne(config, log)
+    return TwoStacks(config, log)
 
 
 @pytest.hookimpl(trylast=True)
