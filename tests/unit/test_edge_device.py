@@ -11,6 +11,7 @@ from federate_examples import SEED
 from test_producer import FakeProducer
 
 from clients.edge import device as device_module
+from clients.edge.ckks import HeadEncryption, SumOpening, make_keys
 from clients.edge.device import Device, Policy
 from clients.edge.device_state import DeviceState, read_state, write_state
 from clients.edge.examples import ExampleLog, Examples
@@ -24,6 +25,7 @@ from udfs.federate.line_settings import LineSettings
 from udfs.federate.line_state import first_state
 from udfs.federate.release import first_record
 from udfs.federate.update_check import check_update
+from udfs.privacy.fixed_point import UNIT
 from udfs.privacy.gaussian import epsilon_of
 from udfs.privacy.terms import Mode
 
@@ -282,3 +284,32 @@ def test_devices_together_learn_what_they_know(tmp_path, mode, noise):
     assert state.head.version == 1
     unseen = examples(2000, 12_345)
     assert np.mean((unseen.features @ state.weights > 0) == unseen.labels) > 0.7
+
+
+def test_a_device_with_a_public_key_sends_nothing_in_the_clear_and_one_without_joins_no_encrypted_line(
+    tmp_path,
+):
+    pytest.importorskip("tenseal", reason="TenSEAL is not installed: the extra `encryption`")
+    keys = make_keys()
+    line = LINE._replace(encryption_key=keys.name).checked()
+    model = first_record(first_state(np.zeros(D), 1.0), line, 10.0, 0)
+    owner = Owner(tmp_path / "one")
+    with pytest.raises(Refused, match="encryption"):
+        owner.device.contribute(model)
+    with_key = Device(
+        tmp_path / "two", "u2", "phone", LogisticHead(), owner.log, owner.policy, lambda: "personalization",
+        encryption=HeadEncryption(keys.public), clock_ms=lambda: 0,
+    )  # fmt: skip
+    for other in (MODEL, model._replace(encryption="0" * 64)):
+        with pytest.raises(Refused, match="encryption"):
+            with_key.contribute(other)
+    assert sent_by(with_key) == [], "nothing was charged or stored"
+    with_key.contribute(model)
+    ((key, value),) = sent_by(with_key)
+    update = decode("EdgeUpdate", value)
+    assert check_update(update, key, {"head": line}).size == 0
+    opened = SumOpening(keys.secret).open(update.payload, D)
+    assert opened[-1] == 1
+    noise_clips = np.abs(opened[:-1] * update.step * UNIT)
+    assert 0.0 < noise_clips.max() < 8.0 * 6
+    assert read_state(tmp_path / "two" / "device.json").epsilon(1e-5) > 0.0
