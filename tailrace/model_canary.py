@@ -16,6 +16,7 @@ from tailrace.running_standing import RunningStanding
 from udfs.experiments.canary import (
     CANDIDATE,
     PROMOTE,
+    REVERT,
     WAIT,
     CanaryPlan,
     canary_experiment,
@@ -87,7 +88,8 @@ def watch(
 ) -> CanaryEnd:
     """Look again and again until the canary is decided; it is not ended here, see `end`.
 
-    A broker or store that is away for a while does not decide anything: the next look does.
+    A broker or store that is away for a while does not decide anything: the next look does. One that somebody has
+    stopped is over.
 
     Parameters
     ----------
@@ -106,9 +108,19 @@ def watch(
         if last is not None:
             word, why = decide(plan, last.verdict, last.sums[CANDIDATE], hours)
             say(f"{experiment.name}: {word}, {why}")
+            if word == WAIT and not _runs(settings, experiment):
+                word, why = REVERT, "somebody has stopped it"
             if word != WAIT:
                 return CanaryEnd(word, why, experiment.name, looks, last)
         sleep(every_s)
+
+
+def _runs(settings: Settings, experiment: Experiment) -> bool:
+    """Whether the newest order names it; a broker that is away has said nothing."""
+    try:
+        return experiment.name in {one.name for one in read_running(settings).experiments}
+    except UserError:
+        return True
 
 
 def end(settings: Settings, plan: CanaryPlan, found: CanaryEnd, *, say: Say = lambda line: None) -> None:

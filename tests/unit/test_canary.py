@@ -188,6 +188,31 @@ def test_from_the_start_to_the_promotion_without_anybody(
     assert model_canary.plain(found)["lists"][CANDIDATE] >= 500
 
 
+def test_a_canary_that_somebody_stops_is_over_at_the_next_look(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(monkeypatch, {SERVING: 0.25, CANDIDATE: 0.25})
+
+    def sleep(seconds: float) -> None:
+        world.sleep(seconds)
+        world.running = NOBODY
+
+    make_bundle(settings.model.root / "3", epoch=3)
+    plan = CanaryPlan(3, 0.5)
+    experiment = model_canary.start(settings, plan, force=True)
+    found = model_canary.watch(
+        settings,
+        plan,
+        experiment,
+        look=lambda: world.look(experiment),
+        sleep=sleep,
+        clock=lambda: world.now_s,
+    )
+    assert (found.word, found.why, found.looks) == (REVERT, "somebody has stopped it", 2)
+    model_canary.end(settings, plan, found)
+    assert world.running == NOBODY and world.activated == []
+
+
 def test_a_canary_that_runs_is_watched_on_and_not_started_twice(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
