@@ -13,7 +13,6 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -27,7 +26,7 @@ from flink_jobs.list_store import ListStore, connect_as_worker, store_options
 from flink_jobs.model_store import ModelStore
 from flink_jobs.output_rows import COUNTS, ERASE, PRELOAD, RANK, decode_variant
 from flink_jobs.posterior_feed import PosteriorFeed
-from flink_jobs.rank_settings import rank_settings
+from flink_jobs.rank_settings import rank_settings, varied
 from flink_jobs.session_feed import SessionFeed
 from flink_jobs.settings import Settings
 from flink_jobs.user_shell import JOB
@@ -186,9 +185,7 @@ class RankLists(ScalarFunction):
         label, changes = decode_variant(text)
         changes.pop("epoch", None)  # the row names it
         until_s = changes.pop(UNTIL, None)
-        if "candidates" in changes:
-            changes["candidates"] = max(changes["candidates"], self._rank_settings.finalists)
-        return label or VARIANT, replace(self._rank_settings, **changes), until_s
+        return label or VARIANT, varied(self._rank_settings, changes), until_s
 
     def _acknowledge(self, preload: int | None = None) -> None:
         """Tell in Redis which epochs this worker can serve, and why not another."""

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from clients.reader import Recommendations, Recommended
 from flink_jobs.posterior_feed import PosteriorFeed
-from flink_jobs.rank_settings import rank_settings
+from flink_jobs.rank_settings import rank_settings, varied
 from flink_jobs.session_feed import SessionFeed
 from flink_jobs.settings import Settings
 from flink_jobs.weights_feed import WeightsFeed
@@ -192,7 +192,7 @@ def explain_record(
     )
     sessions, same_sessions = _sessions(settings, record)
     contribute = _contributions(bundle)
-    how = dataclasses.replace(rank_settings(settings), **(changes or {}))
+    how = varied(rank_settings(settings), changes or {})
     posteriors, same_posterior = _posteriors(settings, record)
     return ListExplained(
         record,
@@ -229,10 +229,7 @@ def _variant_settings(settings: Settings, key: str, variant: str) -> dict[str, A
     label, changes = read_running(settings).of_user(key)
     if (label or VARIANT) != variant:
         return {} if variant == VARIANT else None
-    known = {name: value for name, value in changes.items() if name not in OF_THE_USER}
-    if "candidates" in known:
-        known["candidates"] = max(known["candidates"], settings.model.finalists)
-    return known
+    return {name: value for name, value in changes.items() if name not in OF_THE_USER}
 
 
 def _catalogue(settings: Settings, bundle: Bundle, mark: int) -> tuple[CatalogueView, bool]:

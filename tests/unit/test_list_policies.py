@@ -11,7 +11,7 @@ from bundles import make_bundle, snapshot, toy_state
 
 from benchmarks import list_policies
 from flink_jobs.posterior_feed import Posteriors
-from flink_jobs.rank_settings import rank_settings
+from flink_jobs.rank_settings import rank_settings, varied
 from flink_jobs.settings import SettingsError, load
 from schemas.codec import Codec, encode
 from schemas.records import ArmPosterior, Credit, Posterior
@@ -20,6 +20,8 @@ from udfs.bandits.list_policy import ListPolicy
 from udfs.bandits.policy import SERVED
 from udfs.bandits.shared_posterior import SharedPosterior
 from udfs.bandits.user_context import UNITS, context_units
+from udfs.experiments.experiment import Experiment, Variant
+from udfs.experiments.running import RunningExperiments
 from udfs.model.bundle import Bundle
 from udfs.ranking.catalogue import CatalogueView
 from udfs.ranking.exploration import uniform
@@ -197,6 +199,21 @@ def test_settings_name_them_in_a_file_or_as_json_in_a_variable():
     assert rank_settings(load(environment={})).list_policies == ()
     with pytest.raises(SettingsError, match="floor"):
         load(environment={"TAILRACE_MODEL__LIST_POLICIES": tables}, model={"list_floor": 0.5})
+
+
+def test_a_variant_may_go_without_list_policies_and_sets_diversity_where_a_policy_does_not(bundle):
+    order = RunningExperiments(
+        (Experiment("x", "list", 0, 9, (Variant("a", 1, {}), Variant("b", 1, {"list_policies": 0}))),)
+    )
+    order.check()
+    with pytest.raises(ValueError, match="list_policies: wanted 0 to 1"):
+        order._replace(promoted={"list_policies": 2}).check()
+    assert varied(ON, {"list_policies": 0}) == OFF and varied(ON, {"list_policies": 1}) == ON
+    view, how = CatalogueView(bundle), varied(ON, {"diversity": 0.3})
+    lists = rank_batch(bundle, users(), view, how)
+    alone = rank_batch(bundle, users(), view, dataclasses.replace(OFF, diversity=0.3))
+    plain = [user for user, one in enumerate(lists) if one.list_policy == "plain"]
+    assert len(plain) > 10 and all(lists[user].items == alone[user].items for user in plain)
 
 
 @pytest.mark.parametrize("rule", SERVED)

@@ -20,6 +20,7 @@ SETTINGS: Final = (
     "exploration_policy",
     "shared_credits",
     "new_item_share",
+    "list_policies",
     "history_until_s",
 )
 METHODS: Final = ("sequential", "fixed")

@@ -17,6 +17,7 @@ APPLIED: Final = {
     "exploration_floor": (0.0, 0.18),
     "shared_credits": (0.0, 1_000.0),
     "new_item_share": (0.0, 0.2),
+    "list_policies": (0, 1),
     "history_until_s": (0, (1 << 32) - 1),
 }
 """Settings of variants that the recommend job applies, and from where to where."""
