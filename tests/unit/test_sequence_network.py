@@ -9,12 +9,17 @@ import numpy as np
 import onnx
 import pytest
 from bundles import make_bundle, snapshot, toy_items, toy_state
+from test_train import SETTINGS as TRAINING
+from test_train import UNTIL, data
+from typer.testing import CliRunner
 
 from model_export.gru import GruWeights, gru_graph, reference_state
 from model_export.interactions import Interactions
 from model_export.sequence_pieces import cut_pieces, pieces_of
 from model_export.sequence_training import FittedSequence, SequenceSettings, fit_sequence
+from model_export.train import train
 from schemas.ids import item_hash
+from tailrace.cli import app
 from udfs.model.bundle import Bundle
 from udfs.model.manifest import MANIFEST, ModelSettings
 from udfs.model.manifest import SEQUENCE as SEQUENCE_GRAPH
@@ -28,6 +33,8 @@ from udfs.ranking.retrieval import SEQUENCE, find_history
 from udfs.ranking.sequence_network import GROUP, LENGTH, SequenceArrays, SequenceNetwork
 from udfs.ranking.sequence_source import find_by_sequence, read_tokens
 from udfs.ranking.snapshot import decode_states
+
+__all__ = ["data"]
 
 KNOWN, WIDTH = 30, 8
 
@@ -228,3 +235,35 @@ def test_training_learns_what_comes_next_and_repeats_bit_for_bit() -> None:
     tokens[0, :3] = network.tokens[[10, 11, 12]]
     logits = network.vectors @ network.states(tokens, np.array([3], np.int32))[0]
     assert network.rows[int(np.argmax(logits))] == 13
+
+
+def untrained(data: Interactions, settings: SequenceSettings, seed: int, tell=None) -> FittedSequence:
+    """What `fit_sequence` gives, of a network that has learnt nothing."""
+    pieces = cut_pieces(data, settings.most_items, settings.least_events)
+    weights = tiny_weights(seed, len(pieces.rows))
+    network = SequenceNetwork(gru_graph(weights), pieces.rows, weights.table[1:], data.n_items)
+    return FittedSequence(gru_graph(weights), arrays_of(network), 0.0)
+
+
+def test_a_training_with_a_network_makes_a_bundle_that_serves_it(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model_export.training_steps.fit_sequence", untrained)
+    report = train(TRAINING.with_sequence(SequenceSettings(most_items=300)), data, UNTIL, 3, root=tmp_path)
+    bundle = Bundle.open(report.path, report.manifest_sha256)
+    assert report.metrics["sequence"] == {"max_difference": 0.0, "items": 300}
+    assert bundle.items.sequence is not None and len(bundle.items.sequence.rows) == 300
+    assert bundle.manifest.settings.share_sequence > 0.0
+
+
+def test_a_network_that_is_not_known_and_one_without_pytorch_are_refused_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    config = tmp_path / "tailrace.toml"
+    config.write_text(f"[model]\nroot = '{tmp_path}'\n")
+    arguments = ["train", "--data", "x.csv", "--until", UNTIL, "--epoch", "1", "--config", str(config)]
+    unknown = CliRunner().invoke(app, [*arguments, "--sequence", "lstm"])
+    assert "TR-501" in str(unknown.exception) and "gru" in str(unknown.exception)
+    without = CliRunner().invoke(app, [*arguments, "--sequence", "gru"])
+    assert "TR-500" in str(without.exception) and "tailrace[sequence]" in str(without.exception)
