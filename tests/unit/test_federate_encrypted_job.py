@@ -22,8 +22,11 @@ from tailrace.errors import UserError
 from tailrace.federated_key import opened
 from udfs.federate.audit import device_update
 from udfs.federate.ciphertext import CIPHERTEXT_BYTES, MODULUS, number_quantiser
-from udfs.federate.encrypted_line import SEALED
+from udfs.federate.encrypted_line import SEALED, EncryptedLogic, EncryptedState
+from udfs.federate.line import LineLogic
+from udfs.federate.line_state import LineHead
 from udfs.federate.opened_sum import NOT_OPENED
+from udfs.federate.release import Seed
 from udfs.privacy.client_update import privatise
 from udfs.privacy.fixed_point import UNIT
 
@@ -194,6 +197,19 @@ def test_a_repeat_is_added_once_and_a_second_head_of_a_user_not_at_all(line: Lin
     (made,) = line.open(job.models, job.told)
     assert made.weights == line.mean(range(HEADS))
     assert reasons(job) == ["already_contributed"]
+
+
+def test_the_line_itself_takes_a_head_once_and_a_user_once(line: Line) -> None:
+    """Behind the ledgers, whose memory of repeats is short."""
+    logic = EncryptedLogic(LineLogic(line.line, 4.0, Seed("", b"")))
+    first = line.update(0)
+    once = logic.on_update(EncryptedState(LineHead(0, (1.0,))), first, 5)
+    again = logic.on_update(once.state, first, 6)
+    assert (again.state, again.counts, again.refused) == (once.state, ("duplicate",), None)
+    other = logic.on_update(once.state, line.update(0)._replace(update_id="another"), 6)
+    assert other.state == once.state
+    assert other.refused is not None
+    assert other.refused.reason == "already_contributed"
 
 
 def test_heads_are_charged_to_the_budget_like_numbers_in_the_clear(line: Line, store: Any) -> None:
