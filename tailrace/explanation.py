@@ -32,6 +32,7 @@ from udfs.ranking.catalogue import CatalogueView
 from udfs.ranking.explain import Contribute, Explanation, explain
 from udfs.ranking.live_sessions import LiveSessions
 from udfs.ranking.snapshot import Snapshot
+from udfs.user_state import NEW
 
 SHOWN_FEATURES = 4
 VARIANT = "default"  # what the job logs for users of no experiment
@@ -134,17 +135,21 @@ def sentences(item: Explanation) -> list[str]:
             why = f"base {item.base:+.3f}, {why}, all others {rest:+.3f}"
         lines.append(f"score {item.score:.3f}, number {item.finalist_place} of the first stage; {why}")
     if item.slot is not None and item.propensity is not None and item.draw is not None:
+        drawn = "within the share for new items" if item.slot_source == NEW else f"the arm {item.slot_source}"
         lines.append(
-            f"slot {item.slot}: drew {item.draw:.3f}, which is the arm {item.slot_source}; "
-            f"propensity {item.propensity:.3f}"
+            f"slot {item.slot}: drew {item.draw:.3f}, which is {drawn}; propensity {item.propensity:.3g}"
         )
     if item.rules_hit:
-        lines.append("today kept out by: " + ", ".join(item.rules_hit))
+        lines.append("kept out by: " + ", ".join(item.rules_hit))
+    elif item.slot is None:
+        lines.append("no rule keeps it out")
     return lines
 
 
-def explain_list(settings: Settings, tenant: str, user_id: str, found: Recommendations) -> ListExplained:
-    """Explain the list that a reader got.
+def explain_list(
+    settings: Settings, tenant: str, user_id: str, found: Recommendations, also: Sequence[str] = ()
+) -> ListExplained:
+    """Explain the list that a reader got, and other items behind it: why they are not there.
 
     Raises
     ------
@@ -161,7 +166,7 @@ def explain_list(settings: Settings, tenant: str, user_id: str, found: Recommend
             f"tailrace recs {user_id}, and again after the user's next event",
         )
     same = record.rec_id == found.rec_id
-    return explain_record(settings, record, found.items if same else record.items, same)
+    return explain_record(settings, record, found.items if same else record.items, same, also)
 
 
 def explain_record(
@@ -169,8 +174,9 @@ def explain_record(
     record: ServedList,
     shown: Sequence[Recommended | ServedItem],
     same_list: bool = True,
+    also: Sequence[str] = (),
 ) -> ListExplained:
-    """Explain items of the list that a record of recs.served.v1 is of.
+    """Explain items of the list that a record of recs.served.v1 is of, and other items behind them.
 
     Raises
     ------
@@ -197,8 +203,8 @@ def explain_record(
     return ListExplained(
         record,
         tuple(
-            explain(bundle, snapshot, item.item_id, view, how, sessions, contribute, posteriors)
-            for item in shown
+            explain(bundle, snapshot, item_id, view, how, sessions, contribute, posteriors)
+            for item_id in (*(item.item_id for item in shown), *also)
         ),
         same_list,
         exact,

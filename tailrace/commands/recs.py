@@ -40,6 +40,10 @@ def recs(
     rec_id: Annotated[
         str | None, typer.Option("--rec-id", help="Explain this list of the user, also one no longer stored.")
     ] = None,
+    item: Annotated[
+        list[str] | None,
+        typer.Option("--item", help="Explain this item too, in the list or not; more than once for more."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show a user's list as a reader gets it, with titles.
@@ -52,7 +56,7 @@ def recs(
     """
     settings = load(config)
     if rec_id is not None:
-        _explain_stored(settings, user, tenant, rec_id, as_json)
+        _explain_stored(settings, user, tenant, rec_id, item or [], as_json)
         return
     with reader(settings) as lists, store(settings) as client:
         try:
@@ -66,12 +70,12 @@ def recs(
                 "no model serves, or the store was emptied",
                 "tailrace models ls; tailrace republish",
             )
-        titles = Titles(settings, client, tenant).of(item.item_id for item in found.items)
+        titles = Titles(settings, client, tenant).of([*(one.item_id for one in found.items), *(item or ())])
     why = None
-    if explain:
+    if explain or item:
         from tailrace.explanation import explain_list  # the ranking kernels take a second to load
 
-        why = explain_list(settings, tenant, user, found)
+        why = explain_list(settings, tenant, user, found, item or ())
     if as_json:
         typer.echo(json.dumps(_as_dict(user, tenant, found, titles, why and why.as_dict()), default=str))
         return
@@ -82,17 +86,19 @@ def recs(
         why.show(console, titles)
 
 
-def _explain_stored(settings: Settings, user: str, tenant: str, rec_id: str, as_json: bool) -> None:
+def _explain_stored(
+    settings: Settings, user: str, tenant: str, rec_id: str, also: list[str], as_json: bool
+) -> None:
     from tailrace.explanation import explain_record
     from tailrace.served_lists import stored_list
 
     record = stored_list(settings, user_key(tenant, user), rec_id)
-    why = explain_record(settings, record, record.items)
+    why = explain_record(settings, record, record.items, also=also)
     if as_json:
         typer.echo(json.dumps({"user_id": user, "tenant": tenant, "explain": why.as_dict()}))
         return
     with store(settings) as client:
-        titles = Titles(settings, client, tenant).of(item.item_id for item in record.items)
+        titles = Titles(settings, client, tenant).of([*(one.item_id for one in record.items), *also])
     why.show(Console(highlight=False), titles)
 
 

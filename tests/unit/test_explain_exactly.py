@@ -16,7 +16,7 @@ from model_export.onnx_export import export_ranker
 from model_export.ranker import RankerSettings, RankingExamples, fit_ranker, predict
 from model_export.tree_contributions import TreeContributions
 from schemas.codec import encode
-from schemas.records import ServedItem, ServedList
+from schemas.records import Item, ServedItem, ServedList
 from tailrace import explanation, served_lists
 from tailrace.errors import UserError
 from udfs.experiments.running import RunningExperiments
@@ -74,6 +74,48 @@ def test_every_item_of_a_list_is_explained_to_its_score(bundle: Bundle) -> None:
         assert why.base + sum(why.contributions.values()) == pytest.approx(item.score, abs=1e-5)
         (text,) = [line for line in explanation.sentences(why) if line.startswith("score")]
         assert "base" in text and "all others" in text
+
+
+def test_a_new_item_is_explained_by_its_draw_though_no_source_has_brought_it(bundle: Bundle) -> None:
+    view, how = CatalogueView(bundle), RankSettings(new_item_share=0.2, new_item_weight=5.0)
+    shots = [snapshot(toy_state([4, 6, 8]), f"u{k}", version=f"{k:032}") for k in range(9)]
+    lists = rank_batch(bundle, shots, view, how)
+    shot, place, item = next(
+        (shot, place, item)
+        for shot, one in zip(shots, lists, strict=True)
+        for place, item in enumerate(one.items, 1)
+        if item.source == "new"
+    )
+    why = explain(bundle, shot, item.item_id, view, how)
+    assert (why.slot, why.slot_source, why.propensity) == (place, "new", item.propensity)
+    assert why.sources == {} and why.score is None and 0 <= (why.draw or 0) < 0.2
+    told = explanation.sentences(why)
+    assert told[0] == "found by no source" and "within the share for new items" in told[1]
+
+
+def test_every_part_of_an_explanation_is_printed(settings: Settings, bundle: Bundle) -> None:
+    record = kept(settings, bundle)
+    found = explanation.explain_record(settings, record, record.items)
+    out = next(k for k in range(300) if item_id(k) not in {item.item_id for item in record.items})
+    view = CatalogueView(bundle)
+    view.apply(Item(item_id(out), "default", "", "", None, None, False, False, {}, 1))
+    left = explain(bundle, SHOT, item_id(out), view, SETTINGS)
+    asked = explanation.explain_record(settings, record, record.items, also=[item_id(out)])
+    assert [one.item_id for one in asked.items] == [*(one.item_id for one in record.items), item_id(out)]
+    assert explanation.sentences(asked.items[-1])[-1] == "no rule keeps it out"
+    assert left.rules_hit == ("out of stock",) and left.slot is None
+    assert explanation.sentences(left)[-1].endswith("kept out by: out of stock")
+    console = Console(file=StringIO(), width=300)
+    found.show(console, {})
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    first = found.items[0]
+    assert f"ranked by epoch {record.epoch} ({record.model_version})" in shown
+    assert f"each slot is drawn from: ranker {first.arm_probabilities['ranker']:.3f}" in shown
+    for name, rank in first.sources.items():
+        assert f"{name} (its number {rank})" in shown
+    loudest = max(first.contributions, key=lambda name: abs(first.contributions[name]))
+    assert f"{loudest} {first.features[loudest]:.3g} ({first.contributions[loudest]:+.3f})" in shown
+    assert f"slot 1: drew {first.draw:.3f}, which is the arm {first.slot_source}; propensity" in shown
 
 
 def test_without_the_native_ranker_the_contributions_are_estimates_and_say_so(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from udfs.bandits.shared_posterior import SharedPosterior
 from udfs.model.bundle import Bundle
 from udfs.ranking.arrange import arrange
 from udfs.ranking.catalogue import CatalogueView
+from udfs.ranking.exploration import Lists
 from udfs.ranking.features import FEATURE_NAMES
 from udfs.ranking.rank import (
     PROPENSITY_DECIMALS,
@@ -23,7 +24,7 @@ from udfs.ranking.rank import (
 from udfs.ranking.retrieval import RETRIEVERS
 from udfs.ranking.rules import bought_recently
 from udfs.ranking.snapshot import Snapshot
-from udfs.user_state import SOURCES
+from udfs.user_state import SLOT_SOURCES, SOURCES
 
 Contribute = Callable[[NDArray[np.float32]], NDArray[np.float64]]
 """Rows of features, float32 (n, F), to what each adds to the score and the base last, float64 (n, F + 1)."""
@@ -58,7 +59,8 @@ class Explanation:
     slot
         Place in the list, from 1; None: not in it.
     slot_source, propensity, draw
-        Of its slot: the arm that brought it, the probability of finding it there, the random number drawn.
+        Of its slot: the arm that brought it, `new` for one of the share for new items, the probability of finding it
+        there, the random number drawn.
     arm_probabilities
         Arm to the probability of being drawn, at every slot of this user.
     """
@@ -131,7 +133,7 @@ def explain(
     elif place is not None and contribute is not None:
         *parts, base = contribute(found.features[place][None, :])[0].tolist()
         added = dict(zip(FEATURE_NAMES, parts, strict=True))
-    slot = None if place is None else _where(lists.places[0, : lists.counts[0]], place)
+    slot = _slot(lists, row, place)
     return Explanation(
         item_id=item_id,
         model_version=bundle.model_version,
@@ -148,11 +150,18 @@ def explain(
         contributions=added,
         base=base,
         slot=None if slot is None else slot + 1,
-        slot_source=None if slot is None else SOURCES[lists.arms[0, slot]],
+        slot_source=None if slot is None else SLOT_SOURCES[lists.arms[0, slot]],
         propensity=None if slot is None else round(float(lists.propensity[0, slot]), PROPENSITY_DECIMALS),
         draw=None if slot is None else float(lists.draws[0, slot]),
         arm_probabilities=dict(zip(SOURCES, probabilities[0].tolist(), strict=True)),
     )
+
+
+def _slot(lists: Lists, row: int, place: int | None) -> int | None:
+    """Return where an item stands in the user's list: as a finalist, or as its new item, which is none."""
+    if place is None:
+        place = -1 if row >= 0 and row == lists.new_rows[0] else None
+    return None if place is None else _where(lists.places[0, : lists.counts[0]], place)
 
 
 def _where(values: np.ndarray[tuple[int, ...], np.dtype[np.int32]], wanted: int) -> int | None:
