@@ -21,8 +21,9 @@ from tests.stack.running_shop import RunningShop
 from udfs.experiments.running import RunningExperiments
 
 pytestmark = pytest.mark.stack
-VISITORS = 260
-RATES = {"spread=same": 0.2, "spread=varied": 0.5, "spread=stranger": 0.2}
+VISITORS = 320
+"""A hundred in each of the first two variants, and thirty lists with a click: less is not looked at."""
+RATES = {"spread=same": 0.4, "spread=varied": 0.8, "spread=stranger": 0.4}
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def test_an_experiment_deals_users_logs_it_and_its_promotion_changes_what_all_ge
     shop.check_lists([key for key in states if labels[key] == "spread=varied"])
 
     rng = np.random.default_rng(0)
-    made = [example(one, bool(rng.random() < RATES[one.variant])) for one in served.values()]
+    made = [example(one, bool(rng.random() < RATES[one.variant])) for _, one in sorted(served.items())]
     records = [(user_key(one.tenant, one.user_id).encode(), encode(one)) for one in made]
     shop.deployment.produce_raw(EXAMPLES.name, records, shop.now_ms)
     (found,) = ab(shop, "report", "spread")["experiments"]
