@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from model_export.moments import Moment
 from model_export.sources.event_log import EventLog
 from schemas.ids import item_hash
 from schemas.records import Item
@@ -59,10 +60,16 @@ class Arrivals:
         view.settle()
         return view
 
-    def show(self, view: CatalogueView, before_ms: int) -> None:
-        """Allow in a view of `view` what came before a moment, and nothing else of these."""
-        if len(view.index) == len(view.base):
-            return
-        for at_ms, item in zip(self.times_ms.tolist(), self.items, strict=True):
+    def known_at(self, moments: Sequence[Moment]) -> npt.NDArray[np.int64]:
+        """Return how many of these each moment comes after, int64 (len(moments),).
+
+        A moment within a session comes after its event, one at the opening before it.
+        """
+        ends = [moment.at_ms + (moment.kind == "within") for moment in moments]
+        return np.searchsorted(self.times_ms, np.array(ends, np.int64), side="left")
+
+    def show(self, view: CatalogueView, known: int) -> None:
+        """Allow in a view of `view` the first `known`, and nothing else of these."""
+        for number, item in enumerate(self.items if len(view.index) > len(view.base) else ()):
             row = view.index.row(item_hash(item.item_id))
-            view.allowed[row] = at_ms < before_ms and view.in_stock[row] and not view.blocked[row]
+            view.allowed[row] = number < known and view.in_stock[row] and not view.blocked[row]

@@ -6,7 +6,7 @@ There is no second definition of a feature. A moment's state is encoded as a job
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -136,8 +136,7 @@ def candidate_set(
     tell
         Called after every batch with the number of moments done.
     arrivals
-        Items that the epoch does not know, of which a batch of moments knows those that came before its first; None:
-        nothing came.
+        Items that the epoch does not know, of which each moment knows those that came before it; None: nothing came.
     """
     came = arrivals or Arrivals.none()
     view = came.view(index)
@@ -150,10 +149,10 @@ def candidate_set(
     rows = np.zeros((len(moments), kept), np.int32)
     features = np.zeros((len(moments) * kept, N_FEATURES), np.float32)
     retrieved = np.full(len(moments), np.nan)
-    for start in range(0, len(moments), BATCH):
-        batch = moments[start : start + BATCH]
-        stop = start + len(batch)
-        came.show(view, batch[0].at_ms)
+    known = came.known_at(moments)
+    for start, stop in _batches(known):
+        batch = moments[start:stop]
+        came.show(view, int(known[start]))
         shots = snapshots(batch, index.factors, epoch)
         prepared = prepare(index, shots, view, settings, epoch, sessions)
         found = prepared.candidates
@@ -167,6 +166,16 @@ def candidate_set(
         if tell is not None:
             tell(stop)
     return CandidateSet(items, moments, count, rows, features, retrieved, clicks)
+
+
+def _batches(known: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Yield where batches of at most `BATCH` moments that know the same begin and end."""
+    start = 0
+    for edge in [*(np.flatnonzero(np.diff(known)) + 1).tolist(), len(known)]:
+        while start < edge:
+            stop = min(start + BATCH, edge)
+            yield start, stop
+            start = stop
 
 
 def ranking_examples(found: CandidateSet) -> RankingExamples:

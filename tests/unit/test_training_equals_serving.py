@@ -15,6 +15,8 @@ import numpy.typing as npt
 import pytest
 
 from model_export.als import AlsSettings
+from model_export.arrivals import Arrivals
+from model_export.content import ContentSettings, fit_content
 from model_export.dataset import CandidateSet, candidate_set, ranking_examples
 from model_export.item_side import ItemSideSettings, fit_items
 from model_export.moments import Moment, MomentSettings, collect_moments
@@ -26,6 +28,7 @@ from schemas.records import EventItem, Item, SessionDelta
 from schemas.validation import effective_time
 from udfs.item_factors import ItemFactors
 from udfs.model.bundle import Bundle
+from udfs.model.manifest import ModelSettings
 from udfs.online.publisher import PublisherSettings
 from udfs.online.session_learner import LearnerSettings, SessionLearner
 from udfs.ranking.catalogue import CatalogueView
@@ -140,15 +143,15 @@ class _Catching:
         return np.zeros(len(features), np.float32)
 
 
+@dataclasses.dataclass(frozen=True)
 class _AsServed:
     """A bundle as `rank_batch` uses one."""
 
-    def __init__(self, index: ItemIndex) -> None:
-        self.items = index
-        self.ranker = _Catching()
-        self.epoch = EPOCH
-        self.model_version = "test"
-        self.manifest_sha256 = ""
+    items: ItemIndex
+    ranker: _Catching = dataclasses.field(default_factory=_Catching)
+    epoch: int = EPOCH
+    model_version: str = "test"
+    manifest_sha256: str = ""
 
 
 def states_of_a_job(
@@ -170,9 +173,16 @@ def states_of_a_job(
 
 
 def served_features(
-    log: EventLog, index: ItemIndex, moments: list[Moment], learner: SessionLearner | None = None
+    log: EventLog,
+    index: ItemIndex,
+    moments: list[Moment],
+    learner: SessionLearner | None = None,
+    arrivals: Arrivals | None = None,
 ) -> tuple[npt.NDArray[np.float32], LiveSessions]:
-    """Rank each moment as a worker does that has read all sessions before it, and all that a learner published."""
+    """Rank each moment as a worker does that has read all sessions before it, and all that a learner published.
+
+    Of what arrived it knows the records of before the moment.
+    """
     openings = {(m.key, m.at_ms): number for number, m in enumerate(moments) if m.kind == "opening"}
     withins = {(m.key, m.at_ms): number for number, m in enumerate(moments) if m.kind == "within"}
     snapshots: dict[int, Snapshot] = {}
@@ -186,9 +196,12 @@ def served_features(
                 snapshots[number] = Snapshot(key, *key.split("/"), "", at_ms, EPOCH, state.encode())
     assert sorted(snapshots) == list(range(len(moments)))
     served = _AsServed(index)
-    view = CatalogueView(index)
+    view = CatalogueView(index, 100)
     sessions = LiveSessions()
+    waiting = [] if arrivals is None else list(zip(arrivals.times_ms.tolist(), arrivals.items, strict=True))
     for number in range(len(moments)):
+        while waiting and waiting[0][0] < moments[number].at_ms + (moments[number].kind == "within"):
+            view.apply(waiting.pop(0)[1])
         while published and published[0].event_time < snapshots[number].at_ms:
             delta = published.pop(0)
             name = session_key(user_key(delta.tenant, delta.user_id), delta.session_ordinal)
@@ -208,6 +221,55 @@ def test_features_of_training_are_those_that_a_job_ranks_with(
     assert features.tobytes() == wanted.tobytes()
     assert (wanted[:, :, FEATURE_NAMES.index("session_rank")] > 0).any(axis=1).mean() > 0.5
     assert len(np.unique(wanted.reshape(-1, wanted.shape[-1]), axis=0)) > len(moments)
+
+
+def test_so_they_are_for_items_that_come_while_the_model_serves(
+    log: EventLog,
+) -> None:
+    catalogue = [
+        Item(f"item-{k}", "default", f"word{k % 9} word{k % 5} word{k % 3}", f"category {k % 7}", None, 2.0, True,
+             False, {}, 1)
+        for k in range(80)
+    ]  # fmt: skip
+    young = {f"item-{k}" for k in range(3, 80, 4)}
+    rows = [
+        row
+        for row, (name, at_ms) in enumerate(zip(log.columns["item_id"], log.times_ms, strict=True))
+        if name not in young or at_ms >= CUT_MS + int(name[5:]) % 20 * DAY_MS
+    ]
+    log = EventLog(
+        "young",
+        log.times_ms[rows],
+        {name: [column[row] for row in rows] for name, column in log.columns.items()},
+    )
+    known = [item for item in catalogue if item.item_id not in young]
+    items = fit_items(
+        log, known, CUT_MS, ItemSideSettings(AlsSettings(dimension=16)), np.random.default_rng(3)
+    )
+    content = fit_content(items, known, ContentSettings(dimension=8), np.random.default_rng(3))
+    how = ModelSettings(weight_content=0.3, share_content=0.1, share_embedding=0.2)
+    index = ItemIndex.build(items, how, content=content)
+    arrivals = Arrivals.of(log, catalogue, items.item_ids, CUT_MS)
+    (moments,), clicks = collect_moments(
+        log,
+        [(CUT_MS, CUT_MS + 30 * DAY_MS)],
+        [MomentSettings(sessions=80)],
+        index.factors,
+        LOGIC,
+        np.random.default_rng(0),
+    )
+    assert len(arrivals.items) > 10
+    wanted = candidate_set(index, moments, clicks, RANK, EPOCH, arrivals=arrivals)
+    features, _ = served_features(log, index, moments, arrivals=arrivals)
+    assert features.tobytes() == wanted.features.reshape(features.shape).tobytes()
+    new = wanted.rows >= len(index)
+    assert new[: len(moments) // 4].sum() < new[-len(moments) // 4 :].sum()
+    names = [wanted.items.ids[row] for row in np.unique(wanted.rows[new])]
+    assert len(names) > 5
+    assert set(names) <= young
+    # Rows and labels are of the same items.
+    examples = ranking_examples(wanted)
+    assert (examples.labels[new[np.arange(RANK.finalists) < wanted.count[:, None]]] > 0).any()
 
 
 def test_so_they_are_with_the_ranker_that_learns_in_the_stream(
