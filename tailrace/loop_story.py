@@ -144,8 +144,8 @@ class LoopDemo:
         began = self._open_shop().minute
         epoch = self._epoch + 1
         found = self._run(
-            "models", "canary", str(epoch), "--share", str(SHARE), "--force", "--every", str(LOOK_EVERY_S),
-            fails=True, meanwhile=lambda: tell(f"minute {self._open_shop().minute - began:.0f}", None),
+            "models", "canary", str(epoch), "--share", str(SHARE), "--force", "--most-drop", "0",
+            "--every", str(LOOK_EVERY_S), fails=True, meanwhile=lambda: tell(f"minute {self._open_shop().minute - began:.0f}", None),
         )  # fmt: skip
         ended = self._open_shop().minute
         self._until(ended + SETTLE_MIN, tell)
@@ -172,9 +172,15 @@ class LoopDemo:
         self.curves = clicks_by_variant(examples, GROUPS, self._start_ms, MINUTES, STRETCH)
         counts = self._run("counts", "--job", "feedback")
         kept_up = share_kept_up(examples)
+        lost = {
+            name: number
+            for name, number in counts["counts"].items()
+            if name.startswith("impression_") and name not in ("impression_noted", "impression_joined")
+        }
         self.figures |= {
             "examples": len(examples),
             "join_rate": counts["join_rate"],
+            "impressions_not_joined": lost,
             "lists_made_after_the_last_click": kept_up,
             "visits": len(self._open_shop().seen),
             "visits_behind_s": round(self._open_shop().behind_s, 2),

@@ -136,6 +136,12 @@ def end(settings: Settings, plan: CanaryPlan, found: CanaryEnd, *, say: Say = la
     order_running(settings, left, f"{found.experiment}: {found.word}, {found.why}")
 
 
+def clear(settings: Settings, found: CanaryEnd) -> None:
+    """Have all lists written again after a model was taken back: else its own stand until their users' next event."""
+    if found.word != PROMOTE:
+        model_switch.send_order(settings, "republish", reason=f"{found.experiment}: {found.word}")
+
+
 def plain(found: CanaryEnd) -> dict[str, Any]:
     """Return plain values for JSON."""
     variants = {} if found.last is None else found.last.sums

@@ -194,6 +194,7 @@ def _try_on_users(
     experiment = model_canary.start(settings, plan)
     found = model_canary.watch(settings, plan, experiment, every_s=every_s, say=say)
     model_canary.end(settings, plan, found, say=say)
+    model_canary.clear(settings, found)
     return found
 
 

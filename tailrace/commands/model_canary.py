@@ -52,6 +52,7 @@ def canary(
     with console.status("watching") as status:
         found = model_canary.watch(settings, plan, experiment, every_s=every, say=status.update)
     model_canary.end(settings, plan, found, say=lambda line: console.print(line, soft_wrap=True))
+    model_canary.clear(settings, found)
     if as_json:
         typer.echo(json.dumps(model_canary.plain(found)))
     else:

@@ -118,13 +118,14 @@ class World:
         self, monkeypatch: pytest.MonkeyPatch, rates: dict[str, float], active: int | None = 1
     ) -> None:
         self.running, self.activated, self.now_s, self.down = NOBODY, list[int](), float(START_S), 0
-        self.rates = rates
+        self.rates, self.orders = rates, list[str]()
         patch = monkeypatch.setattr
         patch(model_canary, "read_running", lambda _: self.running)
         patch(model_canary, "order_running", lambda _, running, reason: setattr(self, "running", running))
         patch(model_canary.model_epochs, "active_epoch", lambda _: active)
         patch(model_canary.model_switch, "preload", lambda *_: 2)
         patch(model_canary.model_switch, "publish_pointer", lambda *_: None)
+        patch(model_canary.model_switch, "send_order", lambda _, kind, reason: self.orders.append(kind))
         patch(model_canary.model_switch, "activate", self.activate)
         patch(model_canary.time, "time", lambda: self.now_s)
 
@@ -165,6 +166,7 @@ def run(world: World, settings: Settings, plan: CanaryPlan) -> model_canary.Cana
         clock=lambda: world.now_s,
     )
     model_canary.end(settings, plan, found)
+    model_canary.clear(settings, found)
     return found
 
 
@@ -176,6 +178,7 @@ def test_from_the_start_to_the_way_back_without_anybody(
     assert found.word == REVERT and found.looks > 1
     assert world.now_s < START_S + 40 * 3_600, "before its time was over"
     assert world.running == NOBODY and world.activated == []
+    assert world.orders == ["republish"], "users who have its lists do not keep them"
 
 
 def test_from_the_start_to_the_promotion_without_anybody(
@@ -184,7 +187,7 @@ def test_from_the_start_to_the_promotion_without_anybody(
     world = World(monkeypatch, {SERVING: 0.25, CANDIDATE: 0.25})
     found = run(world, settings, CanaryPlan(3, 0.5, hours=10.0, least_lists=500))
     assert found.word == PROMOTE and "no harm" in found.why
-    assert world.running == NOBODY and world.activated == [3]
+    assert world.running == NOBODY and world.activated == [3] and world.orders == []
     assert model_canary.plain(found)["lists"][CANDIDATE] >= 500
 
 
@@ -277,7 +280,10 @@ def test_the_command_says_how_it_ended(
         lambda *_, **__: model_canary.CanaryEnd(next(ends), "a reason", experiment.name, 1, None),
     )  # fmt: skip
     monkeypatch.setattr(model_canary, "end", lambda *_, **__: None)
+    cleared: list[str] = []
+    monkeypatch.setattr(model_canary, "clear", lambda _, found: cleared.append(found.word))
     done = CliRunner().invoke(app, ["models", "canary", "3", "--share", "0.1"])
     assert done.exit_code == 0 and "epoch 3 is promoted: a reason" in done.output
     done = CliRunner().invoke(app, ["models", "canary", "3", "--json"])
     assert done.exit_code == 1 and '"ended": "revert"' in done.output
+    assert cleared == [PROMOTE, REVERT]
