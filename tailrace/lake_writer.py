@@ -11,9 +11,12 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from flink_jobs.settings import Settings
 from model_export.lake.files import RawRecord, next_offsets, write_run
+from tailrace.errors import UserError
 from tailrace.topic_scan import broker_unreachable
 
 BATCH = 5_000
+AGAIN_S = 5.0
+UNWRITABLE = "TR-392"
 _ANSWER_S = 10.0
 
 
@@ -92,12 +95,15 @@ class LakeWriter:
     def step(self, timeout_s: float = 0.5) -> int:
         """Take what has come and write what is due; return the number of records taken.
 
+        What could not be written is tried again before more is read, so that no more waits than a step takes.
+
         Raises
         ------
         UserError
-            TR-300 when the broker says that it cannot go on.
+            TR-300 when the broker says that it cannot go on, TR-392 when the lake's disk does not take a file.
         """
         taken = 0
+        self._write_due()
         for message in self._consumer.consume(BATCH, timeout_s):
             place = (message.topic(), message.partition())
             error = message.error()
@@ -116,11 +122,36 @@ class LakeWriter:
                 self._open.discard(place)
             elif not error.retriable():
                 raise broker_unreachable(self._servers, error.str())
+        self._write_due()
+        return taken
+
+    def _write_due(self) -> None:
         now_s = time.monotonic()
         for place, records in self._waiting.items():
             if len(records) >= self._rows or (records and now_s - self._written_s[place] >= self._flush_s):
                 self._write(place)
-        return taken
+
+    def follow(
+        self,
+        tell: Callable[[int], None],
+        say: Callable[[str], None],
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Copy until interrupted; a disk that is full or away is told of once, and tried again until it is back."""
+        away = False
+        while True:
+            try:
+                tell(self.step())
+                if away:
+                    say("the lake's disk takes files again")
+                away = False
+            except UserError as error:
+                if error.number != UNWRITABLE:
+                    raise
+                if not away:
+                    say(f"{error.number}: {error.what}; trying again every {AGAIN_S:g} s")
+                away = True
+                sleep(AGAIN_S)
 
     def run_to_end(self, tell: Callable[[int], None] = lambda taken: None) -> None:
         """Read what the topics hold now, and write all of it."""
@@ -139,11 +170,19 @@ class LakeWriter:
 
     def _write(self, place: tuple[str, int]) -> None:
         records = self._waiting[place]
-        self._written_s[place] = time.monotonic()
         if not records:
             return
         topic = self._topic_of[place[0]]
-        files = write_run(self._root, topic, records)
+        try:
+            files = write_run(self._root, topic, records)
+        except OSError as error:
+            raise UserError(
+                UNWRITABLE,
+                f"the lake {self._root} does not take a file of {topic}: {error}",
+                "its disk is full or away, or the folder is not writable; nothing is lost while the broker keeps it",
+                "free space or mount it; tailrace lake run goes on behind the last file",
+            ) from error
+        self._written_s[place] = time.monotonic()
         before = self.written.get(topic, Written(0, 0))
         self.written[topic] = Written(before.records + len(records), before.files + len(files))
         self._waiting[place] = []

@@ -53,7 +53,7 @@ def run(
     unknown = sorted(set(topic or ()) - {each.name for each in TOPICS})
     if unknown:
         raise UserError(
-            "TR-600",
+            "TR-393",
             f"there is no topic {', '.join(unknown)}",
             "names are without kafka.topic_prefix",
             f"one of {', '.join(each.name for each in TOPICS)}",
@@ -72,8 +72,7 @@ def run(
             if once:
                 writer.run_to_end(tell)
             else:
-                while True:
-                    tell(writer.step())
+                writer.follow(tell, lambda line: console.print(line, markup=False, soft_wrap=True))
     except KeyboardInterrupt:
         writer.flush()
     finally:
