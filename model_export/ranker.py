@@ -30,10 +30,13 @@ class RankerSettings:
     column_share: float = 0.6  # of each tree's features
     l2: float = 2.0
     pairs: int = 10  # rank:ndcg looks at the top this many of a group
+    tail_grades: int = 0  # what taken items beyond the popular count more (`model_export.popularity_balance`)
 
     def __post_init__(self) -> None:
         if self.trees < 1 or not 1 <= self.depth <= 10:
             raise ValueError(f"trees at least 1 and depth 1 to 10, got {self.trees} and {self.depth}")
+        if not 0 <= self.tail_grades <= 10:
+            raise ValueError(f"tail_grades: wanted 0 to 10, got {self.tail_grades}")
 
 
 @dataclass(frozen=True)

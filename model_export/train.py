@@ -24,6 +24,7 @@ from model_export.interactions import DAY_MS
 from model_export.inverted_cells import inverted_cells
 from model_export.model_description import canary_rows, describe, describe_federated, model_version
 from model_export.onnx_export import export_ranker
+from model_export.popularity_balance import raise_tail
 from model_export.ranker import RankingExamples, importances, predict
 from model_export.sources.event_log import EventLog, midnight_ms
 from model_export.stretches import TrainingError as TrainingError
@@ -122,7 +123,9 @@ def train(
             for number, moments in enumerate((first, second))
         ]
         tested = work.candidates(halves[1], tests, clicks, came[1])
-    examples = [ranking_examples(found) for found in learnt]
+    examples = [
+        raise_tail(ranking_examples(found), len(found.items), settings.ranker.tail_grades) for found in learnt
+    ]
     if min(len(part.rankable()) for part in examples) < LEAST_GROUPS:
         raise TrainingError(
             f"{data}: fewer than {LEAST_GROUPS} sessions of returning users in a stretch of "

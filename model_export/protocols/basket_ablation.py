@@ -22,6 +22,7 @@ from model_export.dataset import CandidateSet, ranking_examples
 from model_export.interactions import interactions
 from model_export.list_metrics import K, list_metrics
 from model_export.moments import Moment
+from model_export.popularity_balance import HEAD, raise_tail
 from model_export.ranker import fit_ranker, predict
 from model_export.session_replay import SessionClicks
 from model_export.sources.event_log import EventLog, midnight_ms
@@ -50,8 +51,9 @@ _FIRST = {
     "of the user": "session_events",
     "of the moment": "hour",
 }
-HEAD = 0.1
-"""Share of the items, those with the most interactions, that count as popular."""
+
+TAIL_GRADES = (1, 2)
+"""What taken items beyond the popular count more, in two more variants; as `RankerSettings.tail_grades`."""
 
 
 def feature_groups() -> dict[str, tuple[str, ...]]:
@@ -138,7 +140,8 @@ class AblationReport:
             f"{len(self.variants[0].per_list):,} baskets, {len(self.variants[0].new):,} of them with new items. "
             "Means ± standard errors; differences from all of it, of the same users. Candidates: share of what was "
             f"taken that is among them. Of what was taken, {self.head_taken:.3f} is popular: lists that hold more of "
-            "it lean to what is popular.",
+            "it lean to what is popular. The treatment is to let what was taken beyond the popular count more when "
+            "the ranker learns (`tailrace train --tail-grades`, 0 by default).",
             "No list led to these purchases, so there is no position that could mislead the ranker. Where lists did, "
             "positions and exact propensities are logged, and values are weighted by them (`tailrace eval policy`, "
             "`tailrace models gate`).",
@@ -198,6 +201,9 @@ def ablate(
             variants.append(work.variant(f"without source {source}", found, hidden))
     for group, names in feature_groups().items():
         variants.append(work.variant(f"without features {group}", whole, names))
+    for grades in TAIL_GRADES:
+        name_of = f"taken beyond the popular: {grades} grade{'s' * (grades > 1)} more"
+        variants.append(work.variant(name_of, whole, (), grades))
     variants.append(work.variant("without ranker", whole, None))
     return AblationReport(
         name,
@@ -245,7 +251,11 @@ class _Work:
         return learnt, tested
 
     def variant(
-        self, name: str, found: tuple[CandidateSet, CandidateSet], hidden: tuple[str, ...] | None
+        self,
+        name: str,
+        found: tuple[CandidateSet, CandidateSet],
+        hidden: tuple[str, ...] | None,
+        tail_grades: int = 0,
     ) -> Variant:
         """Learn without some features, measure; None: no ranker, the order of the first stage."""
         learnt, tested = found
@@ -253,7 +263,7 @@ class _Work:
             scores = np.ascontiguousarray(tested.features[:, FEATURE_NAMES.index("first_stage_score")])
         else:
             columns = [FEATURE_NAMES.index(one) for one in hidden]
-            examples = ranking_examples(learnt)
+            examples = raise_tail(ranking_examples(learnt), len(learnt.items), tail_grades)
             features = examples.features.copy()
             features[:, columns] = 0.0
             with self._steps.phase("measure"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import time
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -64,6 +65,12 @@ def train(
             help="gru: a sequential network as a source of its own; it is trained with PyTorch and served without.",
         ),
     ] = "",
+    tail_grades: Annotated[
+        int,
+        typer.Option(
+            min=0, max=10, help="Grades that taken items beyond the popular tenth count more for the ranker."
+        ),
+    ] = 0,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
@@ -84,6 +91,7 @@ def train(
             fix="tailrace train --help",
             exit_code=ExitCode.USAGE,
         )
+    chosen = replace(chosen, ranker=replace(chosen.ranker, tail_grades=tail_grades))
     if sequence:
         import_pytorch()
         chosen = chosen.with_sequence()

@@ -14,12 +14,13 @@ from model_export import sources
 from model_export.als import AlsSettings
 from model_export.item_side import ItemSideSettings
 from model_export.moments import MomentSettings
+from model_export.popularity_balance import raise_tail
 from model_export.protocols import baskets
 from model_export.protocols.basket_ablation import SOURCES, WHOLE, AblationReport, ablate, feature_groups
 from model_export.protocols.basket_lists import OURS, PERSONAL, POPULAR, SERVED, parts_of, wanted_of
 from model_export.protocols.baskets import BasketOutcome, BasketReport, evaluate
 from model_export.protocols.quality_page import write_section
-from model_export.ranker import RankerSettings
+from model_export.ranker import RankerSettings, RankingExamples
 from model_export.sources import complete_journey
 from model_export.train import train
 from model_export.train_settings import TrainSettings
@@ -193,7 +194,7 @@ def ablated_slice(data: Path) -> AblationReport:
 
 def test_the_ablation_measures_the_same_baskets_without_each_part(ablated_slice: AblationReport) -> None:
     found = {variant.name: variant for variant in ablated_slice.variants}
-    assert len(found) == 1 + 6 + 6 + 1 and next(iter(found)) == WHOLE
+    assert len(found) == 1 + 6 + 6 + 2 + 1 and next(iter(found)) == WHOLE
     whole = found[WHOLE]
     assert {variant.per_list.shape for variant in found.values()} == {whole.per_list.shape}
     assert {variant.new.shape for variant in found.values()} == {whole.new.shape}
@@ -202,11 +203,24 @@ def test_the_ablation_measures_the_same_baskets_without_each_part(ablated_slice:
     hidden = found["without features of user and item"]
     assert not np.array_equal(hidden.per_list, whole.per_list)
     assert hidden.candidate_recall == whole.candidate_recall
+    assert found["taken beyond the popular: 2 grades more"].head < whole.head
     assert 0.1 < ablated_slice.head_taken < 0.9
     assert ablated_slice.to_dict()["variants"][WHOLE]["ndcg"] > 0.0
+
+
+def test_what_is_taken_beyond_the_popular_counts_more_and_nothing_else() -> None:
+    features = np.zeros((4, len(FEATURE_NAMES)), np.float32)
+    features[:, FEATURE_NAMES.index("popularity_rank")] = np.log2(1 + np.array([10, 11, 90, 91]))
+    examples = RankingExamples(features, np.array([1, 1, 0, 2], np.int32), np.array([4]))
+    assert raise_tail(examples, 100, 2).labels.tolist() == [1, 3, 0, 4]
+    assert raise_tail(examples, 100, 0) is examples
 
 
 def test_the_ablation_has_a_section_of_its_own(ablated_slice: AblationReport, tmp_path: Path) -> None:
     write_section(tmp_path / "q.md", ablated_slice, "tailrace eval baskets --ablation", "abc")
     text = (tmp_path / "q.md").read_text(encoding="utf-8")
-    assert text.count("| without ") == 13 and "<!-- tailrace eval baskets --ablation: begin -->" in text
+    assert (
+        text.count("| without ") == 13
+        and text.count("| taken beyond") == 2
+        and "<!-- tailrace eval baskets --ablation: begin -->" in text
+    )
