@@ -145,7 +145,8 @@ class LoopDemo:
         epoch = self._epoch + 1
         found = self._run(
             "models", "canary", str(epoch), "--share", str(SHARE), "--force", "--most-drop", "0",
-            "--every", str(LOOK_EVERY_S), fails=True, meanwhile=lambda: tell(f"minute {self._open_shop().minute - began:.0f}", None),
+            "--every", str(LOOK_EVERY_S), fails=True,
+            meanwhile=lambda: tell(f"minute {self._open_shop().minute - began:.0f}", None),
         )  # fmt: skip
         ended = self._open_shop().minute
         self._until(ended + SETTLE_MIN, tell)
