@@ -143,22 +143,24 @@ class PlainRun:
         posteriors: Mapping[str, SharedPosterior] | None = None,
     ) -> dict[str, Ranked]:
         """Rank everyone, or these, in one batch."""
-        view = self.view(items, mark)
-        snapshots = []
-        for key in self.ranked if keys is None else keys:
-            state = self._refreshed(self.ranked[key])
-            snapshots.append(
-                Snapshot(
-                    key,
-                    *split_user_key(key),
-                    self._version(state),
-                    state.last_ms,
-                    self.bundle.epoch,
-                    state.encode(),
-                )
-            )
+        view, snapshots = self.view(items, mark), self.snapshots(self.ranked if keys is None else keys)
         ranked = rank_batch(self.bundle, snapshots, view, settings, sessions, posteriors)
         return {snapshot.key: list_ for snapshot, list_ in zip(snapshots, ranked, strict=True)}
+
+    def snapshots(self, keys: Iterable[str]) -> list[Snapshot]:
+        """Give users as the job hands them to its rank workers."""
+        states = {key: self._refreshed(self.ranked[key]) for key in keys}
+        return [
+            Snapshot(
+                key,
+                *split_user_key(key),
+                self._version(state),
+                state.last_ms,
+                self.bundle.epoch,
+                state.encode(),
+            )
+            for key, state in states.items()
+        ]
 
     def view(self, items: Sequence[Item], mark: int) -> CatalogueView:
         """Give the catalogue as a worker has it after these records."""

@@ -8,6 +8,7 @@ import pytest
 
 from schemas.ids import user_key
 from tests.stack.running_shop import RunningShop
+from udfs.ranking.explain import explain
 
 pytestmark = pytest.mark.stack
 
@@ -47,6 +48,47 @@ def test_the_next_list_holds_what_the_catalogue_says_without_a_restart(shop: Run
     shop.check_states()
     shop.check_lists()
     assert sold_out in {slot.item_id for slot in shop.deployment.lists([key])[key]["items"]}
+
+
+def test_a_new_item_is_listed_to_who_likes_its_like_without_a_restart(shop: RunningShop) -> None:
+    by_id = {item.item_id: item for item in shop.items}
+    liked = {user_key("default", f"likes-{name}"): name for name in ("22725", "22138", "22114", "22111")}
+    users = {key: key.split("/")[1] for key in liked}
+    twins = {key: by_id[name]._replace(item_id=f"new-{name}", updated_time=0) for key, name in liked.items()}
+    shop.deployment.produce([shop.event("click", users[key], name) for key, name in liked.items()])
+    shop.catch_up()
+    before = shop.deployment.lists(liked)
+    job = shop.deployment.job_id
+    try:
+        publish(shop, list(twins.values()))
+        shop.deployment.produce([shop.event("search", user) for user in users.values()])
+        shop.catch_up()
+        shop.check_lists(list(liked))
+        after = shop.deployment.lists(liked)
+        listed = {
+            when: {
+                key for key in liked if twins[key].item_id in {slot.item_id for slot in lists[key]["items"]}
+            }
+            for when, lists in (("before", before), ("after", after))
+        }
+        assert not listed["before"]
+        assert listed["after"]
+        assert shop.deployment.job_id == job
+        view = shop.plain.view(shop.items, shop.mark)
+        for key in listed["after"]:
+            why = explain(
+                shop.plain.bundle,
+                shop.plain.snapshots([key])[0],
+                twins[key].item_id,
+                view,
+                shop.rank_settings,
+            )
+            assert (why.known, why.slot is not None, "content" in why.sources) == (True, True, True)
+    finally:
+        publish(shop, [twin._replace(blocked=True) for twin in twins.values()])
+    shop.deployment.produce([shop.event("search", user) for user in users.values()])
+    shop.catch_up()
+    shop.check_lists(list(liked))
 
 
 def publish(shop: RunningShop, items: list) -> None:
