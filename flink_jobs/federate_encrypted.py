@@ -13,10 +13,10 @@ from flink_jobs.federate_numbers import StoredNumbers
 from flink_jobs.federate_secure import count_step, refusal_row, told_row
 from schemas.codec import decode
 from schemas.records import EdgeUpdate
+from udfs.federate.batch_step import BatchStep
 from udfs.federate.contribution import SecurePacket
 from udfs.federate.encrypted_line import EncryptedLogic, EncryptedState, EncryptedStep
 from udfs.federate.line import LineLogic
-from udfs.federate.line_batch import BatchStep
 from udfs.federate.line_settings import LineSettings
 from udfs.federate.line_state import LineHead
 from udfs.privacy.fixed_point import FixedPointSum

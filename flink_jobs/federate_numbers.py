@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from udfs.federate.line_batch import BatchStep
+from udfs.federate.batch_step import BatchStep
 from udfs.federate.line_state import KeptRows, decode_sum, encode_sum
 from udfs.privacy.fixed_point import FixedPointSum
 

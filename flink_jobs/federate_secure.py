@@ -15,9 +15,9 @@ from schemas.codec import decode, encode
 from schemas.ids import user_key
 from schemas.records import EdgeCohort, EdgeModel, EdgeUpdate
 from schemas.refusal import Refused
+from udfs.federate.batch_step import BatchStep
 from udfs.federate.contribution import SecurePacket
 from udfs.federate.line import LineLogic
-from udfs.federate.line_batch import BatchStep
 from udfs.federate.line_state import LineHead, LineState
 from udfs.federate.secure_cohort import SecureLogic
 from udfs.federate.secure_cohort_state import SecureCohort, SecureStep

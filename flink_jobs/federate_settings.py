@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import inf
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field, SecretStr, field_validator
 
@@ -15,6 +15,8 @@ from udfs.federate.robust import Rule
 from udfs.privacy.keyed_noise import MIN_KEY_BYTES
 from udfs.privacy.terms import Mode
 
+_DEFAULTS: Final = LineSettings._field_defaults
+
 
 class FederateLine(Section):
     """One model line: a table `[federate.lines.NAME]`; what each means is in `udfs.federate.line_settings`."""
@@ -25,18 +27,18 @@ class FederateLine(Section):
     delta: float = 1e-5
     cohort_size: int = Field(ge=1, le=5_000)
     cohort_min: int = Field(ge=1)
-    timeout_ms: int = 3_600_000
-    first_clip_norm: float = 1.0
-    adapt_clip: bool = False
-    clip_quantile: float = 0.5
-    clip_rate: float = 0.2
-    max_staleness: int = 20
-    step_size: float = 1.0
-    secure: bool = False
-    robust_rule: Literal["none", "norm_bound", "trimmed_mean", "multi_krum"] = "none"
-    robust_share: float = 0.2
-    robust_bound_clips: float = 1.0
-    encryption_key: str = ""
+    timeout_ms: int = _DEFAULTS["timeout_ms"]
+    first_clip_norm: float = _DEFAULTS["first_clip_norm"]
+    adapt_clip: bool = _DEFAULTS["adapt_clip"]
+    clip_quantile: float = _DEFAULTS["clip_quantile"]
+    clip_rate: float = _DEFAULTS["clip_rate"]
+    max_staleness: int = _DEFAULTS["max_staleness"]
+    step_size: float = _DEFAULTS["step_size"]
+    secure: bool = _DEFAULTS["secure"]
+    robust_rule: Literal["none", "norm_bound", "trimmed_mean", "multi_krum"] = _DEFAULTS["robust_rule"].value
+    robust_share: float = _DEFAULTS["robust_share"]
+    robust_bound_clips: float = _DEFAULTS["robust_bound_clips"]
+    encryption_key: str = _DEFAULTS["encryption_key"]
 
 
 class Federate(Section):

@@ -105,17 +105,19 @@ class PrivateTorchHead:
         loader = torch.utils.data.DataLoader(
             data, batch_size=min(self._batch_size, count), generator=generator
         )
-        engine = self._engine(accountant="prv")
-        head, optimizer, criterion, loader = self._made_private(engine, head, loader, generator)
-        for _ in range(self._epochs):
-            for (
-                features,
-                labels,
-            ) in loader:  # a batch may be empty: its step is noise alone, and must be taken
-                optimizer.zero_grad()
-                # One number an example: of a column (B, 1) ghost clipping makes the sum over all pairs, unclipped.
-                criterion(head(features)[:, 0], labels).backward()
-                optimizer.step()
+        with warnings.catch_warnings():
+            # Of the libraries: secure_mode wants one that does not build with today's PyTorch, and hooks are told of
+            # inputs that need no gradient.
+            warnings.simplefilter("ignore")
+            engine = self._engine(accountant="prv")
+            head, optimizer, criterion, loader = self._made_private(engine, head, loader, generator)
+            for _ in range(self._epochs):
+                # A batch may be empty: its step is noise alone, and must be taken.
+                for features, labels in loader:
+                    optimizer.zero_grad()
+                    # One number an example: of a column (B, 1) ghost clipping makes the sum of all pairs, unclipped.
+                    criterion(head(features)[:, 0], labels).backward()
+                    optimizer.step()
         self.example_epsilon_at = engine.get_epsilon
         trained: NDArray[np.float64] = next(head.parameters()).detach().numpy()[0].astype(np.float64)
         return trained - weights.astype(np.float32)
@@ -133,16 +135,12 @@ class PrivateTorchHead:
             "poisson_sampling": True,
             "noise_generator": generator,
         }
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # secure_mode wants a library that does not build with today's PyTorch
-            if self._ghost:
-                head, optimizer, criterion, loader = engine.make_private(
-                    **given, criterion=criterion, grad_sample_mode="ghost"
-                )
-            else:
-                head, optimizer, loader = engine.make_private(**given)
+        if self._ghost:
+            head, optimizer, criterion, loader = engine.make_private(
+                **given, criterion=criterion, grad_sample_mode="ghost"
+            )
+        else:
+            head, optimizer, loader = engine.make_private(**given)
         return head, optimizer, criterion, loader
 
 
