@@ -262,7 +262,8 @@ def _models(settings: Settings) -> list[dict[str, Any]]:
 def _line(model: dict[str, Any]) -> str:
     return (
         f"{model['line']} {model['version']}: K {model['cohort_size']} ({model['trigger']}), "
-        f"{model['mode']} mode, epsilon {model['epsilon']:.3g} a contribution, budget {model['budget_epsilon']:.3g}, "
+        f"{model['mode']} mode{', encrypted' if model['encryption'] else ''}, "
+        f"epsilon {model['epsilon']:.3g} a contribution, budget {model['budget_epsilon']:.3g}, "
         f"at delta {model['delta']:g} per {model['unit']} ({model['adjacency']}), "
         f"staleness {model['mean_staleness']:.2f}, SNR {_number(model['signal_to_noise'])}, "
         f"clipped {_number(model['clipped_share'])}"
