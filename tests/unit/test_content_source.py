@@ -271,13 +271,16 @@ def test_the_newest_arrivals_stay_and_nothing_else_changes_what_they_are(bundle:
     items = some_arrivals(50)
     for item in items:
         view.apply(item)
-    view.apply(items[35]._replace(price=9.0))  # now the newest
+    view.apply(items[31]._replace(price=9.0))  # now the newest
+    more = [item._replace(item_id=f"more-{item.item_id}") for item in items[:6]]
+    for item in more:
+        view.apply(item)
     view.settle()
     kept = set(view.index.item_ids[N:])
-    assert kept == {item.item_id for item in items[30:]}
-    assert view.unknown == 30
+    assert kept == {item.item_id for item in (items[31], *items[37:], *more)}
+    assert view.unknown == 36
     other = CatalogueView(bundle, 20)
-    for item in (*items[30:35], *items[36:], items[35]._replace(price=9.0)):
+    for item in (*items[37:], items[31]._replace(price=9.0), *more):
         other.apply(item)
     other.settle()
     assert list(other.index.item_ids) == list(view.index.item_ids)
