@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks import synthetic_shop
 from schemas.records import Credit, Posterior
 from udfs.bandits.credit_sums import CreditSums
 from udfs.bandits.list_policy import ListPolicy
 from udfs.bandits.policy import SERVED
 from udfs.bandits.shared_posterior import SharedPosterior
 from udfs.bandits.user_context import context_units
+from udfs.ranking.catalogue import CatalogueView
 from udfs.ranking.list_policies import apply_list_policies, draw_list_policies
+from udfs.ranking.rank import RankSettings, rank_columns
 from udfs.ranking.snapshot import Snapshot, decode_states
 from udfs.user_state import EMPTY, LIST_POLICY, PERSONALIZATION, SOURCES
 
@@ -105,6 +110,29 @@ def cost_us(rule: str, policies: tuple[ListPolicy, ...]) -> float:
     return round(float(np.min(found)), 3)
 
 
+def ranking_us(rules: Sequence[str]) -> dict[str, float]:
+    """Return CPU-microseconds a user of a whole ranking without sessions: without list policies, and by each rule."""
+    hows = {"off": RankSettings()} | {
+        rule: RankSettings(list_policies=POLICIES, list_rule=rule, list_floor=FLOOR) for rule in rules
+    }
+    credits = [
+        Credit("default", "u", "r", LIST_POLICY + POLICIES[n % 3].name, n % 3 / 9, 0, "c") for n in range(900)
+    ]
+    record = Posterior("default", 1, 900, 0, CreditSums().add(credits).posterior(14.0))
+    shared = {"default": SharedPosterior.of(record, SOURCES)}
+    laps: dict[str, list[float]] = {name: [] for name in hows}
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = synthetic_shop.write(Path(folder) / "1", 4_000, 32)
+        snapshots = synthetic_shop.snapshots(bundle.items, 100, np.random.default_rng(1))
+        view = CatalogueView(bundle)
+        for _ in range(100):
+            for name, how in hows.items():  # by turns
+                began_s = time.process_time()
+                rank_columns(bundle, snapshots, view, how, None, shared)
+                laps[name].append((time.process_time() - began_s) / len(snapshots) * 1e6)
+    return {name: round(float(np.median(found)), 2) for name, found in laps.items()}
+
+
 def main() -> None:
     """Measure all rules."""
     worlds = {}
@@ -132,6 +160,7 @@ def main() -> None:
         "worlds": worlds,
         "cpu_us_a_user": {"off": cost_us("thompson", ())}
         | {rule: cost_us(rule, POLICIES) for rule in SERVED},
+        "ranking_cpu_us_a_user": ranking_us(SERVED),
     }
     text = json.dumps(report, indent=2)
     RESULTS.write_text(text + "\n", encoding="utf-8")

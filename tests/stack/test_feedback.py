@@ -43,7 +43,7 @@ from udfs.bandits.shared_posterior import SharedPosterior
 from udfs.experiments.experiment import BUCKETS, Experiment, Variant
 from udfs.experiments.running import RunningExperiments
 from udfs.feedback.join_rate import join_rate
-from udfs.user_state import SOURCES
+from udfs.user_state import LIST_POLICY, SOURCES
 
 pytestmark = pytest.mark.stack
 CREDITS, EXAMPLES, DEAD_LETTERS = "recs.credits.v1", "recs.examples.v1", "recs.dead-letters.v1"
@@ -139,6 +139,9 @@ def test_two_kills_cost_no_example_and_no_credit_and_double_none(
     assert [one.version for one in made] == list(range(1, len(made) + 1)), "each once, over the kills"
     assert [one.credits for one in made] == sorted({one.credits for one in made})
     assert len({tuple(one.context) for one in given}) > 5
+    of_lists = Counter(one.arm for one in given if one.arm.startswith(LIST_POLICY))
+    assert set(of_lists) == {"list:plain", "list:spread"} and min(of_lists.values()) > LISTS // 5
+    assert of_lists.keys() <= {one.arm for one in newest().arms}
 
     total = counts(joining)
     assert total["impression_joined"] == LISTS + ODD, "every impression of the clean log"
@@ -209,7 +212,9 @@ def test_a_credit_counts_once_for_its_user_over_a_kill_and_one_of_an_aborted_tra
     shop.check_lists()
     arms = Counter(bool(state.arm_alpha) for state in shop.plain.states.values())
     assert arms[True] > 20
-    assert shop.deployment.counts()["credited"] == credited + len(rows)
+    of_sources = [row for row in rows if not decode("Credit", row.value).arm.startswith(LIST_POLICY)]
+    assert len(of_sources) < len(rows), "what list policies earned is no user's"
+    assert shop.deployment.counts()["credited"] == credited + len(of_sources)
 
 
 def counts(joining: Deployment) -> dict[str, int]:

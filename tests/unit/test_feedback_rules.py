@@ -61,6 +61,23 @@ def test_a_list_that_nobody_answered_makes_an_example_of_nothing_and_a_credit_of
     assert told.credits == {("old", "ranker"): 0.0, ("old", "popular"): 0.0}
 
 
+def test_a_list_policy_earns_the_sum_of_its_lists_slots_and_one_at_most() -> None:
+    drawn = NEW._replace(list_policy="spread")
+    clicked = [drawn, NEW_SHOWN, outcome("click", "b", MINUTE, "o1"), outcome("click", "c", MINUTE, "o2")]
+    assert Told(*clicked).credits["new", "list:spread"] == pytest.approx(2 * RULES.click_reward)
+    bought = [outcome("purchase", item, 2 * MINUTE, f"o-{item}") for item in "bc"]
+    assert Told(*clicked, *bought).credits["new", "list:spread"] == 1.0
+    assert Told(drawn, NEW_SHOWN).credits["new", "list:spread"] == 0.0
+    assert not [arm for _, arm in Told(NEW, NEW_SHOWN).credits if arm.startswith("list:")]
+
+
+def test_of_a_list_that_was_written_twice_the_record_that_tells_more_is_kept() -> None:
+    drawn = NEW._replace(list_policy="spread", source_probabilities=(0.2,) * 5)
+    for order in ((NEW, drawn), (drawn, NEW)):
+        told = Told(*order, NEW_SHOWN)
+        assert told.examples["new"].list_policy == "spread" and ("new", "list:spread") in told.credits
+
+
 def test_a_credit_says_what_was_known_of_the_user_when_the_list_was_made() -> None:
     known = EMPTY._replace(n_events=50, n_purchases=2).encode()
     told = Told(OLD._replace(snapshot=known), NEW, OLD_SHOWN, NEW_SHOWN)

@@ -24,7 +24,7 @@ from udfs.experiments.experiment import Experiment, Variant
 from udfs.experiments.running import RunningExperiments
 from udfs.model.bundle import Bundle
 from udfs.ranking.catalogue import CatalogueView
-from udfs.ranking.exploration import uniform
+from udfs.ranking.exploration import _NEW_ITEM_DRAW, _NEW_SLOT, uniform
 from udfs.ranking.list_policies import draw_list_policies, draw_rows
 from udfs.ranking.prepare import prepare
 from udfs.ranking.rank import RankSettings, rank_batch, rank_columns
@@ -140,6 +140,13 @@ def test_a_user_of_another_tenant_is_dealt_evenly(bundle):
     both = [shared, None] * 15
     found = draw_list_policies(POLICIES, "thompson", 0.05, states, both, seeds).probabilities
     assert np.allclose(found[1::2], 1 / 3) and (found[::2, 1] > 0.85).all()
+
+
+def test_a_list_s_policy_is_drawn_by_a_number_that_no_slot_and_no_new_item_uses():
+    states, seeds = decode_states(users(40)), np.arange(40, dtype=np.uint64) * np.uint64(7_919)
+    drawn = draw_list_policies(POLICIES, "thompson", 0.05, states, [], seeds).drawn
+    assert drawn.tolist() == [int(3 * uniform(seed, 2_000)) for seed in seeds]
+    assert 2_000 > _NEW_SLOT + 64 > _NEW_ITEM_DRAW, "a list has 50 slots at most"
 
 
 @pytest.mark.parametrize("rule", ["linucb", "thompson_linear"])
