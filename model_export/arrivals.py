@@ -53,7 +53,7 @@ class Arrivals:
         return cls(np.fromiter(first.values(), np.int64, len(first)), tuple(left[name] for name in first))
 
     def view(self, index: ItemIndex) -> CatalogueView:
-        """Return a view of the epoch's items that knows all of these; `show` says which may be shown when."""
+        """Return a view of the epoch's items that knows all of these; who uses it allows them as they come."""
         view = CatalogueView(index, len(self.items))
         for item in self.items:
             view.apply(item)
@@ -68,8 +68,7 @@ class Arrivals:
         ends = [moment.at_ms + (moment.kind == "within") for moment in moments]
         return np.searchsorted(self.times_ms, np.array(ends, np.int64), side="left")
 
-    def show(self, view: CatalogueView, known: int) -> None:
-        """Allow in a view of `view` the first `known`, and nothing else of these."""
-        for number, item in enumerate(self.items if len(view.index) > len(view.base) else ()):
-            row = view.index.row(item_hash(item.item_id))
-            view.allowed[row] = number < known and view.in_stock[row] and not view.blocked[row]
+    def rows_in(self, view: CatalogueView) -> npt.NDArray[np.int64]:
+        """Return the row of each in a view of `view`, int64 (m,); none where nothing can join it."""
+        joined = self.items if len(view.index) > len(view.base) else ()
+        return np.array([view.index.row(item_hash(item.item_id)) for item in joined], np.int64)

@@ -149,10 +149,11 @@ def candidate_set(
     rows = np.zeros((len(moments), kept), np.int32)
     features = np.zeros((len(moments) * kept, N_FEATURES), np.float32)
     retrieved = np.full(len(moments), np.nan)
-    known = came.known_at(moments)
+    known, late = came.known_at(moments), came.rows_in(view)
+    may = view.allowed[late].copy()
     for start, stop in _batches(known):
         batch = moments[start:stop]
-        came.show(view, int(known[start]))
+        view.allowed[late] = may & (np.arange(len(late)) < known[start])
         shots = snapshots(batch, index.factors, epoch)
         prepared = prepare(index, shots, view, settings, epoch, sessions)
         found = prepared.candidates
