@@ -2,6 +2,7 @@
 
 **State** (keyed by item shard, RocksDB)
     `items`: item key → counts and neighbours, at most `udfs.similarity.item_counts.MAX_ITEM_BYTES` each.
+    `countries`: item key → weight by country, at most `udfs.similarity.country_trends.MAX_TRENDS_BYTES` each.
     `pending`: keys of items that changed since they were written. `shard`: counts and the newest event time.
 **Forgets**
     An item that no session has held for `similarity.forget_after_ms`, when the sweep comes by.
@@ -32,6 +33,7 @@ from flink_jobs.shards import index_of_keys
 from flink_jobs.similarity_store import JOB, open_store
 from udfs.similarity.contribution import unpack_packets
 from udfs.similarity.count_kernel import HalfLives, apply_contributions, in_order
+from udfs.similarity.country_trends import add_trends, read_trends, trends_of
 from udfs.similarity.item_counts import ItemCounts, empty_blob
 
 BATCH_TYPE = Types.ROW([Types.OBJECT_ARRAY(Types.PRIMITIVE_ARRAY(Types.BYTE())), Types.LONG()])
@@ -52,6 +54,7 @@ class ItemShell(KeyedShell):
         """Open state and connect to the store."""
         similarity = self._settings.similarity
         self._items = map_state(runtime_context, "items", Types.LONG())
+        self._countries = map_state(runtime_context, "countries", Types.LONG())
         self._pending = value_state(runtime_context, "pending")
         self._record = value_state(runtime_context, "shard")
         self._index_of_key = index_of_keys(self._settings.job.shards)
@@ -94,6 +97,8 @@ class ItemShell(KeyedShell):
         keys = items.view(np.int64).tolist()
         for key, blob in zip(keys, apply_contributions(blobs, ordered, self._half_lives), strict=True):
             self._items.put(key, blob)
+        for item, added in trends_of(ordered, names, self._half_lives.trend_ms).items():
+            self._countries.put(_signed(item), add_trends(self._countries.get(_signed(item)), added))
         counts = shard.record.counts
         counts["applied"] = counts.get("applied", 0) + len(contributions)
         counts["newest_ms"] = max(counts.get("newest_ms", 0), int(contributions["at_ms"].max()))
@@ -108,6 +113,7 @@ class ItemShell(KeyedShell):
             shard.sweep = list(self._items.keys())
         swept = [shard.sweep.pop() for _ in range(min(limits.sweep_items_per_tick, len(shard.sweep)))]
         found: dict[int, ItemCounts] = {}
+        trends: dict[int, dict[bytes, float]] = {}
         forgotten: dict[int, ItemCounts] = {}
         over_ms = shard.record.counts.get("newest_ms", 0) - limits.forget_after_ms
         for key in dict.fromkeys((*due, *swept)):
@@ -119,9 +125,11 @@ class ItemShell(KeyedShell):
             if counts.as_of_ms < over_ms:
                 forgotten[key % _TWO_64] = counts
                 self._items.remove(key)
+                self._countries.remove(key)
             else:
                 found[key % _TWO_64] = counts
-        incomplete = self._store.put_similar(found)
+                trends[key % _TWO_64] = read_trends(self._countries.get(key))
+        incomplete = self._store.put_similar(found, trends)
         self._store.forget(forgotten)
         if forgotten:
             shard.record.counts["forgotten"] = shard.record.counts.get("forgotten", 0) + len(forgotten)

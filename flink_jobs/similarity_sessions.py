@@ -152,7 +152,10 @@ class _Batch:
             if shard not in self._made:
                 self._made[shard], self._names[shard] = [], {}
             self._made[shard].append(packed)
-        self._names[done.item % shards][done.item] = user_key(delta.tenant, delta.item_id).encode()
+        names = self._names[done.item % shards]
+        names[done.item] = user_key(delta.tenant, delta.item_id).encode()
+        if done.country:
+            names[done.country] = delta.country.encode()
 
     def order(self, key: str, control: Any) -> None:
         """Obey an order about a user, or one to write everything again."""

@@ -97,13 +97,17 @@ class SimilarityStore(ListStore):
         self._list_size = list_size
         self._items_per_call = 1 if given.get("cluster") else ITEMS_PER_CALL
 
-    def put_similar(self, items: Mapping[int, ItemCounts]) -> set[int]:
+    def put_similar(
+        self, items: Mapping[int, ItemCounts], trends: Mapping[int, Mapping[bytes, float]]
+    ) -> set[int]:
         """Write items.
 
         Parameters
         ----------
         items
             Item key (`session_step.item_key`) to its counts.
+        trends
+            Item key to country to `timeless` weight, of the same items.
 
         Returns
         -------
@@ -139,7 +143,7 @@ class SimilarityStore(ListStore):
             version = format_version(self._generation, counts.updates, 0)
             arguments += (version, *_pieces(similar, bought, _fields(counts)))
         replies = self._put_lists(keys, arguments)
-        self._put_trending(items, replies)
+        self._put_trending(items, replies, trends)
         return incomplete
 
     def forget(self, items: Mapping[int, ItemCounts]) -> None:
@@ -189,17 +193,24 @@ class SimilarityStore(ListStore):
 
     # --- trending -----------------------------------------------------------------------------------------
 
-    def _put_trending(self, items: Mapping[int, ItemCounts], categories: Sequence[Any]) -> None:
-        """Let each item take its place overall and in its category."""
+    def _put_trending(
+        self,
+        items: Mapping[int, ItemCounts],
+        categories: Sequence[Any],
+        trends: Mapping[int, Mapping[bytes, float]],
+    ) -> None:
+        """Let each item take its place overall, in its category and in its countries."""
         scopes: dict[str, dict[str, float]] = {}
-        for counts, category in zip(items.values(), categories, strict=True):
+        for (item, counts), category in zip(items.items(), categories, strict=True):
             place = timeless(counts.trend, counts.as_of_ms, self._half_lives.trend_ms)
             if category is None or place == -math.inf:
                 continue
             tenant, item_id = split_user_key(counts.name.decode())
             named = category.decode() if isinstance(category, bytes) else category
-            for scope in {OVERALL, named} - {""}:
-                scopes.setdefault(trending_key(scope, tenant), {})[item_id] = place
+            countries = {country.decode(): there for country, there in trends[item].items()}
+            for scope, there in {**countries, OVERALL: place, named: place}.items():
+                if scope:
+                    scopes.setdefault(trending_key(scope, tenant), {})[item_id] = there
         if scopes:
             self._retry(lambda: self._take_over(list(scopes)))
             self._retry(lambda: self._add(scopes))

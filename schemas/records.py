@@ -120,6 +120,7 @@ class SessionDelta(NamedTuple):
     partition: int
     offset: int
     n: int
+    country: str = ""
 
 
 class DeadLetter(NamedTuple):

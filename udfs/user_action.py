@@ -29,6 +29,7 @@ INTERACTIONS: Final = frozenset((VIEW, CLICK, CART, REMOVE, PURCHASE))
 MAX_COUNT: Final = 0xFFFF_FFFF
 MAX_PREVIOUS_ITEMS: Final = 10
 MAX_ORDER_LINES: Final = MAX_INTERACTIONS
+MAX_COUNTRY_CHARACTERS: Final = 64
 
 _VIEWS: Final = (VIEW, CLICK)
 _ANSWERS: Final = frozenset((CLICK, CART, PURCHASE))
@@ -124,6 +125,7 @@ def apply_action(
         second_bytes = pack_u32(second)
         weight = _WEIGHTS[code]
         item_ids = _order_lines(event) if event.items else (event.item_id,)
+        country = event.context.get("country", "")[:MAX_COUNTRY_CHARACTERS]
         line = 0
         for item_id in item_ids:
             if item_id is None:
@@ -146,6 +148,7 @@ def apply_action(
                     partition,
                     offset,
                     line,
+                    country,
                 )
                 deltas += (_new_tuple(SessionDelta, delta),)
                 line += 1

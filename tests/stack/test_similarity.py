@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from tests.stack.deployment import Deployment, until
 from tests.stack.plain_run import Row
 from tests.stack.running_shop import SESSIONS, RunningShop
 from udfs.similarity.count_kernel import HalfLives
+from udfs.similarity.country_trends import MAX_COUNTRIES
 from udfs.similarity.item_counts import MAX_BOUGHT, MAX_VIEWED
 from udfs.similarity.reference import ReferenceCounts
 from udfs.similarity.scores import timeless
@@ -163,6 +165,11 @@ def check_trending(
     scopes: dict[str, dict[str, float]] = {"overall": trend}
     for name, category in told.items():
         scopes.setdefault(category, {})[name] = trend[name]
+    of_item = Counter(item for item, _ in wanted.trend_in)
+    assert max(of_item.values()) <= MAX_COUNTRIES
+    for (item, country), weight in wanted.trend_in.items():
+        scopes.setdefault(country, {})[names[item]] = weight
+    assert {"United Kingdom", "France"} < scopes.keys()
     for scope, weights in scopes.items():
         found: list[tuple[str, Any]] = similar.redis.zrevrange(trending_key(scope), 0, -1, withscores=True)
         best = sorted(weights.values(), reverse=True)[:100]

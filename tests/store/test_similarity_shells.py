@@ -15,11 +15,12 @@ from flink_jobs.shards import shard_keys, shard_of
 from schemas.codec import decode, encode
 from schemas.ids import user_key
 from schemas.records import Control, SessionDelta
-from schemas.redis_keys import item_bought_key, item_features_key, item_sim_key, stats_key
+from schemas.redis_keys import item_bought_key, item_features_key, item_sim_key, stats_key, trending_key
 from tailrace.job_counts import sum_counts
 from tests.state_in_memory import MapState, ValueState
 from udfs.similarity.count_kernel import HalfLives
 from udfs.similarity.reference import ReferenceCounts
+from udfs.similarity.scores import timeless
 from udfs.similarity.session_step import item_key
 
 with warnings.catch_warnings():
@@ -144,8 +145,9 @@ def shopping(count: int, seed: int = 1) -> Iterator[SessionDelta]:
         kind = rng.choice(("view", "view", "view", "purchase"))
         item = f"i{int(ITEMS * rng.random() ** 2)}"
         yield SessionDelta(
-            "default", f"u{user}", ordinal, begun_ms, position, item, kind, at_ms, b"", 0, number, 0
-        )
+            "default", f"u{user}", ordinal, begun_ms, position, item, kind, at_ms, b"", 0, number, 0,
+            ("CH", "FR", "")[user % 3],
+        )  # fmt: skip
 
 
 def records(deltas: Sequence[SessionDelta]) -> list[tuple[str, str, bytes, int]]:
@@ -171,6 +173,11 @@ def assert_equal(client: Any, settings: Settings, deltas: Sequence[SessionDelta]
         found = dict(client.zrange(item_bought_key("default", name), 0, -1, withscores=True))
         if len(exact) <= 32:
             assert found == pytest.approx(exact, rel=1e-9)
+    for country in {one for _, one in wanted.trend_in}:
+        weights = {names[item]: weight for (item, one), weight in wanted.trend_in.items() if one == country}
+        places = {name: timeless(weight, now_ms, half_lives.trend_ms) for name, weight in weights.items()}
+        found = dict(client.zrange(trending_key(country), 0, -1, withscores=True))
+        assert found == pytest.approx(places, rel=1e-12)
 
 
 def counts(client: Any) -> dict[str, int]:

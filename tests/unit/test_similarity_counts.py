@@ -14,6 +14,13 @@ from schemas.records import SessionDelta
 from udfs.similarity.basket import MAX_BASKET_BYTES, MAX_ITEMS, MAX_PARTNERS, Basket, add, partners
 from udfs.similarity.contribution import CONTRIBUTION, pack_contribution, pack_packet, unpack_packets
 from udfs.similarity.count_kernel import HalfLives, apply_contributions, in_order
+from udfs.similarity.country_trends import (
+    MAX_COUNTRIES,
+    MAX_TRENDS_BYTES,
+    add_trends,
+    read_trends,
+    trends_of,
+)
 from udfs.similarity.item_counts import MAX_BOUGHT, MAX_ITEM_BYTES, MAX_VIEWED, ItemCounts, empty_blob
 from udfs.similarity.reference import ReferenceCounts
 from udfs.similarity.scores import conditional, cosine, timeless
@@ -24,6 +31,7 @@ DAY_MS = 24 * HOUR_MS
 START_MS = 1_700_000_000_000
 HALF_LIVES = HalfLives(30 * DAY_MS, 7 * DAY_MS)
 LIMIT = 200
+COUNTRIES = ("CH", "United Kingdom", "", "no\ncountry")
 
 
 def shopping(
@@ -52,7 +60,7 @@ def shopping(
                     made.append(
                         SessionDelta(
                             "default", f"u{user}", ordinal, start_ms, position, item, kind, late_ms, b"",
-                            user % 3, 1_000 * user + offset, n,
+                            user % 3, 1_000 * user + offset, n, COUNTRIES[user % len(COUNTRIES)],
                         )
                     )  # fmt: skip
                 offset += 1
@@ -67,8 +75,16 @@ def run(
     deltas: Iterable[SessionDelta], batches: Sequence[int] = (1_000_000,), limit: int = LIMIT
 ) -> dict[int, ItemCounts]:
     """What the job does: baskets, packets, item counts, in batches of the sizes given, over and over."""
+    return job(deltas, batches, limit)[0]
+
+
+def job(
+    deltas: Iterable[SessionDelta], batches: Sequence[int] = (1_000_000,), limit: int = LIMIT
+) -> tuple[dict[int, ItemCounts], dict[int, dict[bytes, float]]]:
+    """Give what `run` does, and each item's weight by country."""
     baskets: dict[str, bytes] = {}
     blobs: dict[int, bytes] = {}
+    trends: dict[int, bytes] = {}
     left, sizes = iter(deltas), itertools.cycle(batches)
     while batch := list(itertools.islice(left, next(sizes))):
         made: list[bytes] = []
@@ -80,6 +96,7 @@ def run(
             if done.basket is not None:
                 baskets[key] = done.basket.encode()
             names[done.item] = delta.item_id.encode()
+            names[done.country] = delta.country.encode()
             made += [packed for _, packed in done.contributions]
         contributions, named = unpack_packets([pack_packet(made, names)])
         ordered = in_order(contributions)
@@ -87,7 +104,10 @@ def run(
         given = [blobs.get(item) or empty_blob(named[item]) for item in items]
         blobs.update(zip(items, apply_contributions(given, ordered, HALF_LIVES), strict=True))
         assert max(map(len, blobs.values())) <= MAX_ITEM_BYTES
-    return {item: ItemCounts.decode(blob) for item, blob in blobs.items()}
+        for item, added in trends_of(ordered, named, HALF_LIVES.trend_ms).items():
+            trends[item] = add_trends(trends.get(item), added)
+    counts = {item: ItemCounts.decode(blob) for item, blob in blobs.items()}
+    return counts, {item: read_trends(blob) for item, blob in trends.items()}
 
 
 def assert_equal(found: dict[int, ItemCounts], wanted: ReferenceCounts, as_of_ms: int) -> None:
@@ -107,6 +127,27 @@ def assert_equal(found: dict[int, ItemCounts], wanted: ReferenceCounts, as_of_ms
             weights = dict(zip(neighbours.hashes.tolist(), (neighbours.weights * left).tolist(), strict=True))
             assert weights == pytest.approx(of_item, rel=1e-9)
             assert not neighbours.errors.any()
+
+
+def test_what_is_popular_in_a_country_equals_the_batch_reference_however_the_records_are_cut() -> None:
+    deltas = shopping(9)
+    wanted = ReferenceCounts(deltas, newest_ms(deltas), HALF_LIVES, LIMIT).trend_in
+    for batches in ((1_000_000,), (1,), (7, 1, 50)):
+        _, found = job(sorted(deltas, key=lambda delta: delta.user_id), batches)
+        places = {(item, name.decode()): place for item, one in found.items() for name, place in one.items()}
+        exact = {
+            at: timeless(weight, newest_ms(deltas), HALF_LIVES.trend_ms) for at, weight in wanted.items()
+        }
+        assert places == pytest.approx(exact, abs=1e-9)
+    assert {name for _, name in wanted} == {"CH", "United Kingdom"}  # and not what names no country
+
+
+def test_an_item_keeps_the_countries_where_it_weighs_most() -> None:
+    blob = None
+    for number in range(3 * MAX_COUNTRIES):
+        blob = add_trends(blob, {f"c{number}".encode(): float(number % 40)})
+    assert sorted(read_trends(blob).values()) == [float(at) for at in range(40 - MAX_COUNTRIES, 40)]
+    assert len(add_trends(blob, {b"x" * 255: 50.0})) <= MAX_TRENDS_BYTES
 
 
 def newest_ms(deltas: Iterable[SessionDelta]) -> int:

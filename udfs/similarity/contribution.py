@@ -17,11 +17,12 @@ CONTRIBUTION: Final = np.dtype(
         ("viewed", "<f4"),
         ("bought", "<f4"),
         ("trend", "<f4"),
-        ("unused", "<u4"),
+        ("country", "<u4"),
     ]
 )
 """`item` is whom it counts for, `other` the item it was together with, 0 for the item itself; `viewed` and
-`bought` are sessions, `trend` is the weight of the event, all as of `at_ms`."""
+`bought` are sessions, `trend` is the weight of the event, all as of `at_ms`; `country` is a `country_code`,
+0 where none is known."""
 
 pack_contribution = Struct("<QQqfffI").pack
 
@@ -37,7 +38,8 @@ def pack_packet(contributions: Sequence[bytes], names: Mapping[int, bytes]) -> b
     contributions
         Each made by `pack_contribution`.
     names
-        Hash of each item with a contribution of its own to its tenant and id, see `schemas.ids.user_key`.
+        Hash of each item with a contribution of its own to its tenant and id, see `schemas.ids.user_key`; each
+        country's code to its name. An item's hash has 64 bits and a code 32: nobody is both.
     """
     records = b"".join(contributions)
     named = b"".join(_NAME.pack(item, len(name)) + name for item, name in names.items())

@@ -14,6 +14,7 @@ from schemas.records import SessionDelta
 from udfs.item_factors import INTERACTION_WEIGHTS
 from udfs.similarity.basket import MAX_ITEMS, partners
 from udfs.similarity.count_kernel import HalfLives
+from udfs.similarity.country_trends import country_code
 from udfs.similarity.session_step import item_key
 from udfs.user_action import CODES
 
@@ -40,6 +41,8 @@ class ReferenceCounts:
     ----------
     viewed, bought, trend
         Item key to decayed sessions, sessions with a purchase, weight.
+    trend_in
+        (item key, country) to the weight of events there.
     viewed_with, bought_with
         (item key, other's key) to decayed sessions with both, both ways.
     """
@@ -54,6 +57,7 @@ class ReferenceCounts:
         self.viewed: dict[int, float] = defaultdict(float)
         self.bought: dict[int, float] = defaultdict(float)
         self.trend: dict[int, float] = defaultdict(float)
+        self.trend_in: dict[tuple[int, str], float] = defaultdict(float)
         self.viewed_with: dict[tuple[int, int], float] = defaultdict(float)
         self.bought_with: dict[tuple[int, int], float] = defaultdict(float)
         for visit in _visits(deltas):
@@ -67,7 +71,10 @@ class ReferenceCounts:
         bought: set[int] = set()
         for step in steps:
             item = item_key(step.tenant, step.item_id)
-            self.trend[item] += trend * float(INTERACTION_WEIGHTS[CODES[step.event_type]])
+            weighs = trend * float(INTERACTION_WEIGHTS[CODES[step.event_type]])
+            self.trend[item] += weighs
+            if country_code(step.country):
+                self.trend_in[item, step.country] += weighs
             if item not in session:
                 self.viewed[item] += weight
                 for other in _partners(session, item, at_ms):

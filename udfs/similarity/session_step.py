@@ -12,6 +12,7 @@ from schemas.records import DEFAULT_TENANT, EVENT_TYPES, SessionDelta
 from udfs.item_factors import INTERACTION_WEIGHTS
 from udfs.similarity.basket import Basket, add
 from udfs.similarity.contribution import pack_contribution
+from udfs.similarity.country_trends import country_code
 
 _WEIGHTS: Final = dict(zip(EVENT_TYPES, map(float, INTERACTION_WEIGHTS), strict=True))
 _new_tuple = tuple.__new__
@@ -28,11 +29,14 @@ class SessionStep(NamedTuple):
         `item_key` of the record's item.
     contributions
         Item it counts for and the packed contribution, the record's own item first.
+    country
+        `country_code` of the record's country.
     """
 
     basket: Basket | None
     item: int
     contributions: tuple[tuple[int, bytes], ...]
+    country: int = 0
 
 
 def item_key(tenant: str, item_id: str) -> int:
@@ -68,7 +72,7 @@ def step(basket: Basket | None, delta: SessionDelta, max_session_events: int) ->
     place = (delta.partition, delta.offset, delta.n)
     came_before = basket is not None and basket.place[0] == delta.partition and basket.place >= place
     if came_before or delta.position >= max_session_events:
-        return _new_tuple(SessionStep, (basket, item, ()))
+        return _new_tuple(SessionStep, (basket, item, (), 0))
     added = add(
         basket,
         delta.session_ordinal,
@@ -79,8 +83,8 @@ def step(basket: Basket | None, delta: SessionDelta, max_session_events: int) ->
         place,
     )
     at_ms = added.basket.at_ms
-    trend = _WEIGHTS[delta.event_type]
-    own = pack_contribution(item, 0, at_ms, float(added.first), float(added.first_bought), trend, 0)
+    trend, country = _WEIGHTS[delta.event_type], country_code(delta.country)
+    own = pack_contribution(item, 0, at_ms, float(added.first), float(added.first_bought), trend, country)
     made = [(item, own)]
     for (other,) in iter_unpack("<Q", added.viewed):
         made.append((item, pack_contribution(item, other, at_ms, 1.0, 0.0, 0.0, 0)))
@@ -88,4 +92,4 @@ def step(basket: Basket | None, delta: SessionDelta, max_session_events: int) ->
     for (other,) in iter_unpack("<Q", added.bought):
         made.append((item, pack_contribution(item, other, at_ms, 0.0, 1.0, 0.0, 0)))
         made.append((other, pack_contribution(other, item, at_ms, 0.0, 1.0, 0.0, 0)))
-    return _new_tuple(SessionStep, (added.basket, item, tuple(made)))
+    return _new_tuple(SessionStep, (added.basket, item, tuple(made), country))
