@@ -20,6 +20,7 @@ import redis
 from pyflink.table.udf import FunctionContext, ScalarFunction
 
 from flink_jobs.catalogue_feed import CatalogueFeed
+from flink_jobs.first_ranking import rank_nobody
 from flink_jobs.list_columns import encode_entries, encode_served
 from flink_jobs.list_entry import KEPT, EraseEntry, as_outcome
 from flink_jobs.list_store import ListStore, connect_as_worker, store_options
@@ -38,7 +39,6 @@ from schemas.records import ServedList
 from schemas.redis_keys import MODEL_WORKERS
 from udfs.experiments.holdout import UNTIL, cut_off
 from udfs.model.bundle import Bundle
-from udfs.ranking.live_sessions import one_session
 from udfs.ranking.rank import rank_columns
 from udfs.ranking.rank_settings import RankSettings
 from udfs.ranking.ranked import RankedBatch
@@ -191,7 +191,7 @@ class RankLists(ScalarFunction):
         """Tell in Redis which epochs this worker can serve, and why not another."""
         self._acknowledged_s = time.monotonic()
         if preload is not None and self._models.bundle(preload) is not None:
-            self._models.rank_with(preload, self._warm)
+            self._models.rank_with(preload, self._rank_nobody)
         refused = {str(epoch): why for epoch, why in self._models.unfit().items()}
         refusal = None if preload is None else self._models.refusal(preload)
         if refusal is not None:
@@ -209,13 +209,8 @@ class RankLists(ScalarFunction):
         }
         self._store.put_fields(MODEL_WORKERS, {self._worker: json.dumps(state)})
 
-    def _warm(self, bundle: Bundle) -> None:
-        """Rank one unknown user, so that kernels and sessions are warm before the epoch serves."""
-        nobody = Snapshot("default/", "default", "", "0" * 32, 0, bundle.epoch, b"")
-        view = self._catalogue.view(bundle)
-        batch = rank_columns(bundle, [nobody], view, self._rank_settings, one_session(bundle.items))
-        encode_entries(batch, self._models.texts(batch.bundle), VARIANT, 0, hash_tags=True)
-        encode_served(batch, self._models.texts(batch.bundle), VARIANT, 0)
+    def _rank_nobody(self, bundle: Bundle) -> None:
+        rank_nobody(bundle, self._catalogue.view(bundle), self._rank_settings)
 
     def _session_state(self) -> dict[str, int | None] | None:
         """Give how far the session source has read, and how long after the event; None where it is off."""

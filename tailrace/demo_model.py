@@ -51,8 +51,12 @@ def ensure_bundle(
 def _train(
     settings: Settings, data: Path, until: str, epoch: int, tell: Callable[[str, float], None]
 ) -> None:
+    from flink_jobs.first_ranking import rank_nobody
+    from flink_jobs.rank_settings import rank_settings
     from model_export.train import train
     from tailrace.commands.train import train_settings
+    from udfs.model.bundle import Bundle
+    from udfs.ranking.catalogue import CatalogueView
 
     now_ms = time.time_ns() // 1_000_000
     train(
@@ -64,6 +68,8 @@ def _train(
         created_ms=now_ms,
         tell=tell,
     )
+    bundle = Bundle.open(settings.model.root / str(epoch))
+    rank_nobody(bundle, CatalogueView(bundle), rank_settings(settings))  # workers load what this compiles
 
 
 def _is_of(path: Path, file_sha256: str, cut_ms: int) -> bool:

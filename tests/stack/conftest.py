@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import socket
 import warnings
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from flink_jobs.first_ranking import rank_nobody
 from flink_jobs.settings import Settings, load
 from model_export.als import AlsSettings
 from model_export.item_side import ItemSideSettings
@@ -24,6 +26,8 @@ from tests.stack.deployment import Deployment
 from tests.stack.running_shop import RunningShop
 from tests.stack.shop import CUT, DATA
 from udfs.model.bundle import Bundle
+from udfs.ranking.catalogue import CatalogueView
+from udfs.ranking.rank_settings import RankSettings
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # PyFlink's own, while it is imported
@@ -98,14 +102,18 @@ class SharedStack(Deployment):
 
 @pytest.fixture(scope="session")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Bundle]:
-    """Two epochs of one catalogue, learnt from equal data with other seeds."""
+    """Two epochs of one catalogue, learnt from equal data with other seeds; every kernel of ranking is compiled."""
     root = tmp_path_factory.mktemp("models")
     lines = pd.read_parquet(DATA)
     data = root / "before-the-cut.parquet"
     lines[lines["InvoiceDate"] < CUT].to_parquet(data)
-    for epoch in EPOCHS:
-        train(TRAINING, data, CUT, epoch, root=root, seed=epoch)
-    return {epoch: Bundle.open(root / str(epoch)) for epoch in EPOCHS}
+    with (tmp_path_factory.getbasetemp().parent / "compiling").open("w") as one_process:
+        fcntl.flock(one_process, fcntl.LOCK_EX)  # the other loads what this one compiles
+        for epoch in EPOCHS:
+            train(TRAINING, data, CUT, epoch, root=root, seed=epoch)
+        made = {epoch: Bundle.open(root / str(epoch)) for epoch in EPOCHS}
+        rank_nobody(made[1], CatalogueView(made[1]), RankSettings())
+    return made
 
 
 @pytest.fixture(scope="session")

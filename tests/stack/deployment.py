@@ -87,6 +87,7 @@ class Deployment:
     def stop(self) -> str:
         """Stop the job with a savepoint, from which `use` goes on."""
         assert self.job_id is not None
+        self.wait_until_running()  # it may be starting again after a kill
         self.savepoint = flink_client.stop_with_savepoint(
             self.job_id, self.jobmanager, self.folder / "savepoints"
         )
@@ -207,7 +208,7 @@ class Deployment:
 
     def activate(self, epoch: int, serving_timeout_s: float = 0.0) -> int:
         """Make an epoch serve as the command does; give the order's offset."""
-        model_switch.activate(self.settings, epoch, timeout_s=180.0, serving_timeout_s=serving_timeout_s)
+        model_switch.activate(self.settings, epoch, timeout_s=300.0, serving_timeout_s=serving_timeout_s)
         return self.ends("recs.control.v1") - 1
 
     # --- reading ------------------------------------------------------------------------------------------

@@ -66,13 +66,13 @@ def test_replacing_the_job_goes_on_from_its_savepoint_with_the_permission_given(
 
     def flink(settings: Any, command: list[str]) -> str:
         lines.append(command)
-        stopped = "stop" in command
-        return "Savepoint completed. Path: file:///new" if stopped else f"JobID {'a' * 32}"
+        return f"JobID {'a' * 32}"
 
     monkeypatch.setattr(submit, "ensure_topics", lambda settings: [])
     monkeypatch.setattr(flink_client, "running_jobs", lambda *_: {"b" * 32: "RUNNING"})
     monkeypatch.setattr(flink_client, "_flink", flink)
+    monkeypatch.setattr(flink_client, "stop_with_savepoint", lambda *_: "file:///new")
     run("--config", config, "--replace", "--no-wait", *["--allow-non-restored-state"] * allowed)
-    started = lines[1]
+    (started,) = lines
     assert started[started.index("--fromSavepoint") + 1] == "file:///new"
     assert ("--allowNonRestoredState" in started) is allowed

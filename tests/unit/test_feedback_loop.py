@@ -29,9 +29,9 @@ def shop(users: int, rates: dict[str, float]) -> tuple[list[Example], list[Credi
     for number in range(users):
         user = f"u{number}"
         variant, _ = assign([SPREAD], user_key("default", user))
-        shown = served(f"r{number}", ("x", "y"), T0)._replace(user_id=user, variant=variant)
+        shown = served(f"list-{number}", ("x", "y"), T0)._replace(user_id=user, variant=variant)
         state = LOGIC.on_list(None, shown, T0).state
-        seen = impression(f"i{number}", ["x", "y"], f"r{number}", T0)._replace(user_id=user)
+        seen = impression(f"i{number}", ["x", "y"], f"list-{number}", T0)._replace(user_id=user)
         state = LOGIC.on_event(state, seen, T0, T0).state
         if rng.random() < rates[variant]:
             click = event(f"c{number}", "click", "x", T0 + MINUTE, user_id=user)
