@@ -48,6 +48,9 @@ _NOT_KNOWN: Final = _DOUBLE.pack(math.inf)
 _COUNTS: Final = Struct("<HHH")
 
 
+NO_TRENDS: Final[Mapping[int, Mapping[bytes, float]]] = {}
+
+
 class _Known(NamedTuple):
     """What the store knows of neighbours, as columns; an id of 64 bits finds the row by binary search.
 
@@ -98,7 +101,7 @@ class SimilarityStore(ListStore):
         self._items_per_call = 1 if given.get("cluster") else ITEMS_PER_CALL
 
     def put_similar(
-        self, items: Mapping[int, ItemCounts], trends: Mapping[int, Mapping[bytes, float]]
+        self, items: Mapping[int, ItemCounts], trends: Mapping[int, Mapping[bytes, float]] = NO_TRENDS
     ) -> set[int]:
         """Write items.
 
@@ -107,7 +110,7 @@ class SimilarityStore(ListStore):
         items
             Item key (`session_step.item_key`) to its counts.
         trends
-            Item key to country to `timeless` weight, of the same items.
+            Item key to country to `timeless` weight; of items that have some.
 
         Returns
         -------
@@ -207,7 +210,7 @@ class SimilarityStore(ListStore):
                 continue
             tenant, item_id = split_user_key(counts.name.decode())
             named = category.decode() if isinstance(category, bytes) else category
-            countries = {country.decode(): there for country, there in trends[item].items()}
+            countries = {country.decode(): there for country, there in trends.get(item, {}).items()}
             for scope, there in {**countries, OVERALL: place, named: place}.items():
                 if scope:
                     scopes.setdefault(trending_key(scope, tenant), {})[item_id] = there

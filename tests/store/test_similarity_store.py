@@ -123,6 +123,16 @@ def test_trending_holds_the_best_overall_and_by_category_and_forgets_what_a_bund
     assert math.isfinite(min(places.values()))
 
 
+def test_trending_by_country_has_its_own_places_and_an_item_of_no_country_none(
+    store: SimilarityStore, store_client: Any
+) -> None:
+    items = by_key(counts("a"), counts("b"))
+    store.put_similar(items, {item_key("default", "a"): {b"France": 7.5, "Österreich".encode(): 3.0}})
+    assert ranking(store_client, trending_key("France")) == {"a": 7.5}
+    assert ranking(store_client, trending_key("Österreich")) == {"a": 3.0}
+    assert set(ranking(store_client, trending_key("overall"))) == {"a", "b"}
+
+
 def test_a_flushed_store_is_written_again(store: SimilarityStore, store_client: Any) -> None:
     both = by_key(counts("a", 4.0, [("b", 2.0)]), counts("b", 4.0, [("a", 2.0)]))
     store.put_similar(both)
