@@ -33,6 +33,7 @@ def without_experiments(shop: RunningShop) -> Iterator[RunningShop]:
     yield shop
     shop.deployment.order("set_experiments", experiments=RunningExperiments().to_json())
     shop.rank_settings = ranking
+    shop.republish()  # else the lists of the promotion stand until each user's next event
 
 
 def ab(shop: RunningShop, *words: str) -> dict[str, Any]:
