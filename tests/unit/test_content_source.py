@@ -18,6 +18,7 @@ from udfs.model.bundle import Bundle, BundleRefused
 from udfs.model.items import ItemArrays
 from udfs.model.manifest import CONTENT_FILES, CONTENT_SETTINGS, MANIFEST, ModelSettings
 from udfs.ranking.arrivals import place_arrivals, with_arrivals
+from udfs.ranking.candidates import CONTENT, RETRIEVERS
 from udfs.ranking.catalogue import CatalogueView
 from udfs.ranking.content_source import find_by_content
 from udfs.ranking.content_table import LEAST_ALIKE, ContentTable, ItemContent
@@ -26,7 +27,6 @@ from udfs.ranking.explain import explain
 from udfs.ranking.features import FEATURE_NAMES, N_FEATURES
 from udfs.ranking.history import NEIGHBOUR_DECAY, empty_history
 from udfs.ranking.rank import RankSettings, prepare, rank_batch
-from udfs.ranking.retrieval import CONTENT, RETRIEVERS
 
 N = 300
 SETTINGS = ModelSettings(weight_content=0.3, share_content=0.1, share_embedding=0.2)

@@ -28,6 +28,7 @@ from udfs.federate.pair_table import PairTable, item_weights, numbers_of, pair_m
 from udfs.model.bundle import Bundle, BundleRefused
 from udfs.model.manifest import DEVICE_FILES, DEVICE_SETTINGS, MANIFEST, ModelSettings
 from udfs.privacy.terms import Mode
+from udfs.ranking.candidates import DEVICES, RETRIEVERS
 from udfs.ranking.catalogue import CatalogueView
 from udfs.ranking.device_source import find_by_devices
 from udfs.ranking.device_table import DeviceTable, device_table
@@ -35,7 +36,6 @@ from udfs.ranking.explain import explain
 from udfs.ranking.history import NEIGHBOUR_DECAY, empty_history
 from udfs.ranking.item_index import ItemIndex
 from udfs.ranking.rank import RankSettings, prepare
-from udfs.ranking.retrieval import DEVICES, RETRIEVERS
 
 __all__ = ["data"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from udfs.ranking.candidates import N_RETRIEVERS, Candidates
 from udfs.ranking.diversity import best_marginal, scale_scores
 from udfs.ranking.exploration import fill_slots
 from udfs.ranking.first_stage import Finalists
-from udfs.ranking.retrieval import N_RETRIEVERS, Candidates
 
 ONLY_RANKER = np.array([[1.0, 0, 0, 0, 0]])
 

@@ -26,8 +26,8 @@ from model_export.train import train
 from model_export.train_settings import TrainSettings
 from tailrace.cli import app
 from tailrace.errors import UserError
+from udfs.ranking.candidates import RETRIEVERS
 from udfs.ranking.features import FEATURE_NAMES
-from udfs.ranking.retrieval import RETRIEVERS
 
 ONLINE_RETAIL = Path(__file__).parents[2] / "datasets/online-retail/online_retail.parquet"
 UNTIL = "2011-04-01"

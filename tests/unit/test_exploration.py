@@ -11,10 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from udfs.bandit import PRIOR_ALPHA, PRIOR_BETA, arm_probabilities
-from udfs.ranking.exploration import Lists, fill_slots, list_seed, uniform
-from udfs.ranking.first_stage import Finalists
-from udfs.ranking.play_shares import play_probabilities
-from udfs.ranking.retrieval import (
+from udfs.ranking.candidates import (
     EMBEDDING,
     N_RETRIEVERS,
     NEIGHBOURS,
@@ -24,6 +21,9 @@ from udfs.ranking.retrieval import (
     TRENDING,
     Candidates,
 )
+from udfs.ranking.exploration import Lists, fill_slots, list_seed, uniform
+from udfs.ranking.first_stage import Finalists
+from udfs.ranking.play_shares import play_probabilities
 from udfs.ranking.snapshot import Snapshot, decode_states
 from udfs.user_state import SOURCES
 

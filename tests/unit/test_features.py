@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from schemas.ids import category_hash, item_hash
 from udfs.ranking import feature_kernel
+from udfs.ranking.candidates import CONTENT, EMBEDDING, NEIGHBOURS, REPEAT, SEQUENCE, SESSIONS
 from udfs.ranking.catalogue import CatalogueView
 from udfs.ranking.feature_reference import SourceScores, reference_features
 from udfs.ranking.features import FEATURE_LIST_HASH, FEATURE_NAMES, FEATURES, Feature, feature_list_hash
 from udfs.ranking.item_index import ItemIndex
 from udfs.ranking.rank import Prepared, RankSettings, prepare
-from udfs.ranking.retrieval import CONTENT, EMBEDDING, NEIGHBOURS, REPEAT, SEQUENCE, SESSIONS
 from udfs.user_state import EMPTY, EVENT_TYPES, UserState
 from udfs.user_vector import refresh_embedding
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from schemas.ids import item_hash
 from udfs.neighbours.item_table import ItemTable
 from udfs.neighbours.session_index import SessionIndex, as_queries
+from udfs.ranking.candidates import SESSIONS
 from udfs.ranking.catalogue import CatalogueView
 from udfs.ranking.item_index import ItemIndex
 from udfs.ranking.live_sessions import LIMITS, SCAN, LiveSessions, SessionCandidates, session_key
 from udfs.ranking.rank import RankSettings, prepare
-from udfs.ranking.retrieval import SESSIONS
 from udfs.ranking.snapshot import Snapshot, decode_states
 from udfs.user_state import UserState
 

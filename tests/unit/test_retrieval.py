@@ -13,15 +13,7 @@ from hypothesis import strategies as st
 
 from schemas.ids import item_hash
 from udfs.model.manifest import ModelSettings
-from udfs.ranking.catalogue import CatalogueView
-from udfs.ranking.first_stage import pick_finalists
-from udfs.ranking.history import NEIGHBOUR_DECAY
-from udfs.ranking.inner_product import BLOCK, best_scores, score_all, score_one
-from udfs.ranking.inverted_lists import build_ivf, measure_recall
-from udfs.ranking.item_index import ItemIndex
-from udfs.ranking.live_sessions import LiveSessions
-from udfs.ranking.rank import Prepared, RankSettings, prepare
-from udfs.ranking.retrieval import (
+from udfs.ranking.candidates import (
     EMBEDDING,
     N_RETRIEVERS,
     NEIGHBOURS,
@@ -31,6 +23,14 @@ from udfs.ranking.retrieval import (
     SESSIONS,
     TRENDING,
 )
+from udfs.ranking.catalogue import CatalogueView
+from udfs.ranking.first_stage import pick_finalists
+from udfs.ranking.history import NEIGHBOUR_DECAY
+from udfs.ranking.inner_product import BLOCK, best_scores, score_all, score_one
+from udfs.ranking.inverted_lists import build_ivf, measure_recall
+from udfs.ranking.item_index import ItemIndex
+from udfs.ranking.live_sessions import LiveSessions
+from udfs.ranking.rank import Prepared, RankSettings, prepare
 from udfs.ranking.top_k import order_key, row_of_key, score_of_key, sort_top
 from udfs.user_state import UserState
 

@@ -24,12 +24,13 @@ from udfs.model.bundle import Bundle
 from udfs.model.manifest import MANIFEST, ModelSettings
 from udfs.model.manifest import SEQUENCE as SEQUENCE_GRAPH
 from udfs.model.refusal import BundleRefused
+from udfs.ranking.candidates import SEQUENCE
 from udfs.ranking.catalogue import CatalogueView
 from udfs.ranking.explain import explain
 from udfs.ranking.item_index import ItemIndex
 from udfs.ranking.prepare import prepare
 from udfs.ranking.rank import RankSettings, rank_batch
-from udfs.ranking.retrieval import SEQUENCE, find_history
+from udfs.ranking.retrieval import find_history
 from udfs.ranking.sequence_network import GROUP, LENGTH, SequenceArrays, SequenceNetwork
 from udfs.ranking.sequence_source import find_by_sequence, read_tokens
 from udfs.ranking.snapshot import decode_states

@@ -10,6 +10,7 @@ from schemas.ids import item_hash
 from udfs.bandits.shared_posterior import SharedPosterior
 from udfs.model.bundle import Bundle
 from udfs.ranking.arrange import arrange
+from udfs.ranking.candidates import RETRIEVERS
 from udfs.ranking.catalogue import CatalogueView
 from udfs.ranking.exploration import Lists
 from udfs.ranking.features import FEATURE_NAMES
@@ -21,7 +22,6 @@ from udfs.ranking.rank import (
     SessionSource,
     prepare,
 )
-from udfs.ranking.retrieval import RETRIEVERS
 from udfs.ranking.rules import bought_recently
 from udfs.ranking.snapshot import Snapshot
 from udfs.user_state import SLOT_SOURCES, SOURCES

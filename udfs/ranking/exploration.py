@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from udfs.kernel_cache import kernel
+from udfs.ranking.candidates import EMBEDDING, NEIGHBOURS, POPULAR, REPEAT, SESSIONS, TRENDING, Candidates
 from udfs.ranking.diversity import best_marginal, scale_scores
 from udfs.ranking.first_stage import Finalists
 from udfs.ranking.new_items import NO_ROW, NewItems, draw_new_item
 from udfs.ranking.play_shares import N_ARMS
-from udfs.ranking.retrieval import EMBEDDING, NEIGHBOURS, POPULAR, REPEAT, SESSIONS, TRENDING, Candidates
 from udfs.user_state import NEW, SLOT_SOURCES, SOURCES
 
 RANKER = SOURCES.index("ranker")

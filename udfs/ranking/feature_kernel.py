@@ -9,11 +9,11 @@ from udfs.interests import HALF_LIFE_MS
 from udfs.item_factors import INTERACTION_WEIGHTS
 from udfs.kernel_cache import kernel
 from udfs.purchases import HALF_LIFE_DAYS
+from udfs.ranking.candidates import CONTENT, EMBEDDING, NEIGHBOURS, REPEAT, SEQUENCE, SESSIONS, Candidates
 from udfs.ranking.features import N_FEATURES
 from udfs.ranking.first_stage import Finalists
 from udfs.ranking.history import N_TYPES, NEIGHBOUR_ITEMS, History
 from udfs.ranking.item_index import ItemColumns, ItemIndex
-from udfs.ranking.retrieval import CONTENT, EMBEDDING, NEIGHBOURS, REPEAT, SEQUENCE, SESSIONS, Candidates
 from udfs.ranking.snapshot import StateColumns
 from udfs.user_state import EVENT_TYPES, MAX_INTERACTIONS
 

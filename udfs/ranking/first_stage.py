@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udfs.kernel_cache import kernel
+from udfs.ranking.candidates import CONTENT, N_RETRIEVERS, Candidates
 from udfs.ranking.item_index import ItemColumns, ItemIndex
-from udfs.ranking.retrieval import CONTENT, N_RETRIEVERS, Candidates
 from udfs.ranking.top_k import order_key, row_of_key, sort_top
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from udfs.ranking.candidates import Candidates
 from udfs.ranking.catalogue import CatalogueView
 from udfs.ranking.content_source import find_by_content
 from udfs.ranking.device_source import find_by_devices
@@ -15,7 +16,7 @@ from udfs.ranking.history import History
 from udfs.ranking.item_index import ItemIndex
 from udfs.ranking.live_sessions import SessionCandidates, no_sessions
 from udfs.ranking.rank_settings import RankSettings
-from udfs.ranking.retrieval import Candidates, find_history, retrieve
+from udfs.ranking.retrieval import find_history, retrieve
 from udfs.ranking.sequence_source import SCORED_BY_SEQUENCE, find_by_sequence
 from udfs.ranking.snapshot import Snapshot, StateColumns, decode_states
 from udfs.user_state import UserState

@@ -1,32 +1,31 @@
-"""Up to a few hundred candidates of each user from nine sources, each with its score and rank.
-
-==========  ===========================================================================================
-embedding   inner product of the user's vector and the item factors: all items, or inverted lists
-neighbours  co-occurrence with the last 10 items, .85 a step back, summed
-repeat      items the user had: repeat rate, how due they are, how much the user had to do with them
-sessions    what others did in sessions like the user's last one, as of now (`live_sessions`)
-trending    decayed popularity at the model's cut
-popular     all-time popularity, which also fills what the others left
-devices     what the last 10 items speak for, as devices have learnt it (`device_source`); only in bundles with
-            such a table
-content     what is like the last 10 items by what is said of it, new items among them (`content_source`); only in
-            bundles with a vocabulary
-sequence    what a network expects after the last 20 items (`sequence_source`); only in bundles with one
-==========  ===========================================================================================
+"""Up to a few hundred candidates of each user from all sources (`candidates`), each with its score and rank.
 
 Each source brings its share (`ModelSettings`), best first; an item that several bring is one candidate with
 several ranks. Every candidate gets the score of every source, whichever brought it; that of sessions if it is
 among the best that they know. Items that are out of stock, blocked or bought within the rebuy interval are no
-candidates. A user without a state is served by the last two.
+candidates. A user without a state is served by trending and popular items.
 """
-
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from udfs.item_factors import INTERACTION_WEIGHTS
 from udfs.kernel_cache import kernel
+from udfs.ranking.candidates import (
+    CONTENT,
+    DEVICES,
+    EMBEDDING,
+    N_RETRIEVERS,
+    NEIGHBOURS,
+    POPULAR,
+    REPEAT,
+    SEQUENCE,
+    SESSIONS,
+    TRENDING,
+    Candidates,
+    no_candidates,
+    quota,
+)
 from udfs.ranking.history import (
     NEIGHBOUR_ITEMS,
     History,
@@ -44,41 +43,8 @@ from udfs.ranking.snapshot import StateColumns
 from udfs.ranking.top_k import order_key, row_of_key, score_of_key, sort_top
 from udfs.user_state import MAX_BOUGHT, MAX_INTERACTIONS
 
-RETRIEVERS = (
-    "embedding",
-    "neighbours",
-    "repeat",
-    "sessions",
-    "trending",
-    "popular",
-    "devices",
-    "content",
-    "sequence",
-)
-N_RETRIEVERS = len(RETRIEVERS)
-EMBEDDING, NEIGHBOURS, REPEAT, SESSIONS, TRENDING, POPULAR, DEVICES, CONTENT, SEQUENCE = range(N_RETRIEVERS)
 _TOUCHED = NEIGHBOUR_ITEMS * 50
 _HAD = MAX_INTERACTIONS + MAX_BOUGHT
-
-
-class Candidates(NamedTuple):
-    """What retrieval found for U users, at most C each.
-
-    `rank` counts from 1 within a source, 0: not brought by it.
-    """
-
-    counts: NDArray[np.int32]  # (U,)
-    rows: NDArray[np.int32]  # (U, C)
-    embedding_score: NDArray[np.float32]
-    neighbour_score: NDArray[np.float32]
-    neighbour_max: NDArray[np.float32]
-    neighbour_hits: NDArray[np.int32]
-    repeat_score: NDArray[np.float32]
-    session_score: NDArray[np.float32]
-    device_score: NDArray[np.float32]  # (U, 0) without a table of devices
-    content_score: NDArray[np.float32]  # (U, C), zeros without a vocabulary
-    sequence_score: NDArray[np.float32]  # (U, C), zeros without a network
-    rank: NDArray[np.int16]  # (U, C, 9)
 
 
 def find_history(index: ItemIndex, states: StateColumns) -> History:
@@ -111,7 +77,8 @@ def retrieve(
     history
         Their items' rows.
     sessions
-        What sessions like theirs bring; all of it becomes candidates.
+        What sessions like theirs bring. Of every such list the source's share becomes candidates, the rest lends its
+        scores.
     allowed
         bool (n,): in stock and not blocked.
     candidates
@@ -121,52 +88,20 @@ def retrieve(
     devices
         As `sessions`, of what devices have learnt; None: there is no such table.
     content
-        As `sessions`, of what is said of items; its share becomes candidates, the rest lends its scores. None: there
-        is no vocabulary.
+        As `sessions`, of what is said of items; None: there is no vocabulary.
     sequence
-        As `content`, of what a network expects; None: there is none.
+        As `sessions`, of what a network expects; None: there is none.
     """
     users = len(states.at_ms)
-    limit = min(candidates, len(index))
-    settings = index.settings
-    shares = (
-        settings.share_embedding,
-        settings.share_neighbours,
-        settings.share_repeat,
-        settings.share_sessions,
-        settings.share_trending,
-    )
-    quotas = np.array(
-        [int(limit * share) for share in shares]
-        + [
-            limit,
-            limit,
-            int(limit * settings.share_content),
-            int(limit * settings.share_sequence),
-        ],
-        np.int64,
-    )
-    found = Candidates(
-        np.zeros(users, np.int32),
-        np.zeros((users, limit), np.int32),
-        np.zeros((users, limit), np.float32),
-        np.zeros((users, limit), np.float32),
-        np.zeros((users, limit), np.float32),
-        np.zeros((users, limit), np.int32),
-        np.zeros((users, limit), np.float32),
-        np.zeros((users, limit), np.float32),
-        np.zeros((users, 0 if devices is None else limit), np.float32),
-        np.zeros((users, limit), np.float32),
-        np.zeros((users, limit), np.float32),
-        np.zeros((users, limit, N_RETRIEVERS), np.int16),
-    )
+    found = no_candidates(users, min(candidates, len(index)), with_devices=devices is not None)
+    quotas = np.array([quota(index, source, candidates) for source in range(N_RETRIEVERS)], np.int64)
     bias = np.full(index.columns.transposed.shape[1], -np.inf, np.float32)
     if len(bias):
         bias[: len(allowed)][allowed] = 0.0
     _retrieve(
         index.columns,
         index.lists,
-        settings.nprobe,
+        index.settings.nprobe,
         states,
         history,
         sessions,
@@ -256,30 +191,18 @@ def _retrieve(
             best += allowed[row] and scratch.excluded[row] != stamp
         sort_top(keys, best, quotas[REPEAT])
         taken = _take(user, REPEAT, keys, min(best, quotas[REPEAT]), taken, slot, found)
-        best = 0
-        for j in range(sessions.counts[user]):
-            row = sessions.rows[user, j]
-            keys[best] = order_key(sessions.score[user, j], row)
-            best += allowed[row] and scratch.excluded[row] != stamp
-        taken = _take(user, SESSIONS, keys, min(best, quotas[SESSIONS]), taken, slot, found)
-        best = 0
-        for j in range(devices.counts[user]):
-            row = devices.rows[user, j]
-            keys[best] = order_key(devices.score[user, j], row)
-            best += allowed[row] and scratch.excluded[row] != stamp
-        taken = _take(user, DEVICES, keys, best, taken, slot, found)
-        best = 0
-        for j in range(content.counts[user]):
-            row = content.rows[user, j]
-            keys[best] = order_key(content.score[user, j], row)
-            best += allowed[row] and scratch.excluded[row] != stamp
-        taken = _take(user, CONTENT, keys, min(best, quotas[CONTENT]), taken, slot, found)
-        best = 0
-        for j in range(sequence.counts[user]):
-            row = sequence.rows[user, j]
-            keys[best] = order_key(sequence.score[user, j], row)
-            best += allowed[row] and scratch.excluded[row] != stamp
-        taken = _take(user, SEQUENCE, keys, min(best, quotas[SEQUENCE]), taken, slot, found)
+        taken = _take_found(
+            user, SESSIONS, sessions, quotas[SESSIONS], allowed, scratch.excluded, keys, taken, slot, found
+        )
+        taken = _take_found(
+            user, DEVICES, devices, quotas[DEVICES], allowed, scratch.excluded, keys, taken, slot, found
+        )
+        taken = _take_found(
+            user, CONTENT, content, quotas[CONTENT], allowed, scratch.excluded, keys, taken, slot, found
+        )
+        taken = _take_found(
+            user, SEQUENCE, sequence, quotas[SEQUENCE], allowed, scratch.excluded, keys, taken, slot, found
+        )
         for source in (TRENDING, POPULAR):
             order = items.trending_order if source == TRENDING else items.popular_order
             rank = 0
@@ -297,18 +220,10 @@ def _retrieve(
         for j in range(n_had):
             if slot[scratch.had[j]] > 0:
                 found.repeat_score[user, slot[scratch.had[j]] - 1] = scratch.had_score[j]
-        for j in range(sessions.counts[user]):
-            if slot[sessions.rows[user, j]] > 0:
-                found.session_score[user, slot[sessions.rows[user, j]] - 1] = sessions.score[user, j]
-        for j in range(devices.counts[user]):
-            if slot[devices.rows[user, j]] > 0:
-                found.device_score[user, slot[devices.rows[user, j]] - 1] = devices.score[user, j]
-        for j in range(content.counts[user]):
-            if slot[content.rows[user, j]] > 0:
-                found.content_score[user, slot[content.rows[user, j]] - 1] = content.score[user, j]
-        for j in range(sequence.counts[user]):
-            if slot[sequence.rows[user, j]] > 0:
-                found.sequence_score[user, slot[sequence.rows[user, j]] - 1] = sequence.score[user, j]
+        _lend_scores(user, sessions, slot, found.session_score)
+        _lend_scores(user, devices, slot, found.device_score)
+        _lend_scores(user, content, slot, found.content_score)
+        _lend_scores(user, sequence, slot, found.sequence_score)
         for c in range(taken):
             row = found.rows[user, c]
             slot[row] = 0
@@ -345,3 +260,36 @@ def _take(
             slot[row] = taken
         found.rank[user, slot[row] - 1, source] = k + 1
     return taken
+
+
+@kernel
+def _take_found(
+    user: int,
+    source: int,
+    brought: SessionCandidates,
+    most: int,
+    allowed: NDArray[np.bool_],
+    excluded: NDArray[np.int32],
+    keys: NDArray[np.uint64],
+    taken: int,
+    slot: NDArray[np.int32],
+    found: Candidates,
+) -> int:
+    """Make the `most` best of what a source found candidates, as `_take` does."""
+    best = 0
+    for j in range(brought.counts[user]):
+        row = brought.rows[user, j]
+        keys[best] = order_key(brought.score[user, j], row)
+        best += allowed[row] and excluded[row] != user + 1
+    return _take(user, source, keys, min(best, most), taken, slot, found)
+
+
+@kernel
+def _lend_scores(
+    user: int, brought: SessionCandidates, slot: NDArray[np.int32], score: NDArray[np.float32]
+) -> None:
+    """Write a source's score of each candidate that it found, whichever source brought that."""
+    for j in range(brought.counts[user]):
+        at = slot[brought.rows[user, j]]
+        if at > 0:
+            score[user, at - 1] = brought.score[user, j]
