@@ -72,7 +72,7 @@ def fit_neighbours(data: Interactions, settings: NeighbourSettings | None = None
         See `NeighbourSettings`.
     """
     settings = settings or NeighbourSettings()
-    users, items, times_ms, sessions = _by_user(data, settings.max_events)
+    users, items, times_ms, sessions = by_user(data, settings.max_events)
     occurrences = np.argsort(items, kind="stable")
     starts = np.searchsorted(items[occurrences], np.arange(data.n_items + 1)).astype(np.int64)
     lengths, rows, scores = _neighbour_lists(
@@ -93,7 +93,8 @@ def fit_neighbours(data: Interactions, settings: NeighbourSettings | None = None
     return Neighbours(offsets, rows[kept], scores[kept])
 
 
-def _by_user(data: Interactions, max_events: int) -> tuple[npt.NDArray[np.int64], ...]:
+def by_user(data: Interactions, max_events: int) -> tuple[npt.NDArray[np.int64], ...]:
+    """Return users, items, times and sessions of each user's newest events, user by user in the order of time."""
     order = np.lexsort((np.arange(len(data)), data.times_ms, data.users))
     users = data.users[order].astype(np.int64)
     after = np.searchsorted(users, users, side="right") - np.arange(len(users))  # to the user's last

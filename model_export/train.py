@@ -180,6 +180,7 @@ def train(
             devices=work.devices(halves[-1]),
             content=work.content(halves[-1]),
             sequence=None if network is None else (network.model, network.arrays),
+            rules=work.rules(halves[-1]),
             native=bytes(ranker.save_raw("ubj")),
         )
         bundle = Bundle.open(target, sha256)

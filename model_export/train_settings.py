@@ -12,6 +12,7 @@ from model_export.content import ContentSettings
 from model_export.item_side import ItemSideSettings
 from model_export.moments import MomentSettings
 from model_export.ranker import RankerSettings
+from model_export.rules import RuleSettings
 from model_export.sequence_training import SequenceSettings
 from udfs.model.manifest import ModelSettings
 from udfs.ranking.rank import RankSettings
@@ -27,6 +28,9 @@ SHARE_DEVICES = 0.10
 WEIGHT_SEQUENCE = 0.20
 SHARE_SEQUENCE = 0.10
 """The same of what a sequential network expects."""
+WEIGHT_RULES = 0.20
+SHARE_RULES = 0.10
+"""The same of sequential rules."""
 
 
 def first_stage() -> ModelSettings:
@@ -67,6 +71,7 @@ class TrainSettings:
     items: ItemSideSettings = field(default_factory=ItemSideSettings)
     content: ContentSettings = field(default_factory=ContentSettings)
     sequence: SequenceSettings | None = None  # None: no network
+    rules: RuleSettings | None = None  # None: none
     moments: MomentSettings = field(default_factory=MomentSettings)
     ranker: RankerSettings = field(default_factory=RankerSettings)
     stretch_share: float = 0.15  # of the time before the cut: T1..T2 and T2..cut
@@ -81,23 +86,22 @@ class TrainSettings:
 
     def with_devices(self) -> TrainSettings:
         """Return the settings of a bundle with a table of devices: its share is taken from the embedding source."""
-        model = dataclasses.replace(
-            self.model,
-            weight_devices=WEIGHT_DEVICES,
-            share_devices=SHARE_DEVICES,
-            share_embedding=max(self.model.share_embedding - SHARE_DEVICES, 0.0),
-        )
-        return dataclasses.replace(self, model=model)
+        return dataclasses.replace(self, model=self._with_source("devices", WEIGHT_DEVICES, SHARE_DEVICES))
 
     def with_sequence(self, network: SequenceSettings | None = None) -> TrainSettings:
         """Return the settings of a bundle with a sequential network: its share is taken from the embedding source."""
-        model = dataclasses.replace(
-            self.model,
-            weight_sequence=WEIGHT_SEQUENCE,
-            share_sequence=SHARE_SEQUENCE,
-            share_embedding=max(self.model.share_embedding - SHARE_SEQUENCE, 0.0),
-        )
+        model = self._with_source("sequence", WEIGHT_SEQUENCE, SHARE_SEQUENCE)
         return dataclasses.replace(self, model=model, sequence=network or SequenceSettings())
+
+    def with_rules(self, rules: RuleSettings | None = None) -> TrainSettings:
+        """Return the settings of a bundle with sequential rules: their share is taken from the embedding source."""
+        model = self._with_source("rules", WEIGHT_RULES, SHARE_RULES)
+        return dataclasses.replace(self, model=model, rules=rules or RuleSettings())
+
+    def _with_source(self, name: str, weight: float, share: float) -> ModelSettings:
+        left = max(self.model.share_embedding - share, 0.0)
+        source = {f"weight_{name}": weight, f"share_{name}": share}
+        return dataclasses.replace(self.model, share_embedding=left, **source)
 
     def with_learnt_sessions(self) -> TrainSettings:
         """Return the settings of a bundle whose session candidates are ordered by what the learn job learns."""

@@ -16,6 +16,7 @@ from model_export.interactions import interactions
 from model_export.item_side import fit_items, item_rows
 from model_export.moments import Moment, MomentSettings, collect_moments
 from model_export.ranker import RankingExamples, fit_ranker
+from model_export.rules import fit_rules
 from model_export.sequence_training import FittedSequence, fit_sequence
 from model_export.session_replay import SessionClicks
 from model_export.sources.event_log import EventLog
@@ -26,6 +27,7 @@ from udfs.model.items import ItemArrays
 from udfs.ranking.content_table import ItemContent
 from udfs.ranking.device_table import DeviceTable, device_table
 from udfs.ranking.item_index import ItemIndex
+from udfs.ranking.rule_table import RuleTable
 
 ITEM_PHASES = ("items at T1", "items at T2", "items at the cut")
 PHASES = ("read", *ITEM_PHASES, "replay", "candidates", "measure", "ranker", "export", "after the cut")
@@ -47,6 +49,7 @@ class TrainingSteps:
         self._tell = tell
         self._content: dict[int, ItemContent | None] = {}
         self._networks: dict[int, FittedSequence] = {}
+        self._rules: dict[int, RuleTable] = {}
         self._phase = ""
         self._began = time.perf_counter(), time.process_time()
 
@@ -90,10 +93,15 @@ class TrainingSteps:
             self._content[id(items)] = fit_content(
                 items, catalogue, self.settings.content, self.rng(30 + number)
             )
-            if self.settings.sequence is not None:
-                before = log.before(at_ms)
-                data = interactions(before, item_rows(before, catalogue))
-                self._networks[id(items)] = fit_sequence(data, self.settings.sequence, self.seed, self.say)
+            network, rules = self.settings.sequence, self.settings.rules
+            if network is None and rules is None:
+                return items
+            before = log.before(at_ms)
+            data = interactions(before, item_rows(before, catalogue))
+            if network is not None:
+                self._networks[id(items)] = fit_sequence(data, network, self.seed, self.say)
+            if rules is not None:
+                self._rules[id(items)] = fit_rules(data, rules)
             return items
 
     def moments(
@@ -142,11 +150,16 @@ class TrainingSteps:
             devices=self.devices(items),
             content=self.content(items),
             sequence=None if network is None else network.network(len(items.item_ids)),
+            rules=self.rules(items),
         )
 
     def network(self, items: ItemArrays) -> FittedSequence | None:
         """Return the sequential network learnt with these items; None: it was not asked for."""
         return self._networks.get(id(items))
+
+    def rules(self, items: ItemArrays) -> RuleTable | None:
+        """Return what followed each of these items; None: it was not asked for."""
+        return self._rules.get(id(items))
 
     def content(self, items: ItemArrays) -> ItemContent | None:
         """Return what is said of these items; None where nothing is."""

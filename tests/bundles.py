@@ -26,6 +26,7 @@ from udfs.ranking.device_table import DeviceTable
 from udfs.ranking.features import FEATURE_NAMES, N_FEATURES
 from udfs.ranking.inverted_lists import InvertedLists
 from udfs.ranking.live_sessions import LiveSessions
+from udfs.ranking.rule_table import RuleTable
 from udfs.ranking.sequence_network import SequenceArrays
 from udfs.ranking.snapshot import Snapshot
 from udfs.user_state import EMPTY, EVENT_TYPES, UserState
@@ -177,6 +178,7 @@ def make_bundle(
     devices: DeviceTable | None = None,
     content: ItemContent | None = None,
     sequence: tuple[bytes, SequenceArrays] | None = None,
+    rules: RuleTable | None = None,
     native: bytes | None = None,
 ) -> Bundle:
     """Write a bundle at `path` and open it."""
@@ -196,6 +198,7 @@ def make_bundle(
         devices=devices,
         content=content,
         sequence=sequence,
+        rules=rules,
         native=native,
     )
     return Bundle.open(path, sha256)

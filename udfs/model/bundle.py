@@ -29,6 +29,8 @@ from udfs.model.manifest import (
     PART_FILES,
     RANKER,
     REQUIRED_FILES,
+    RULE_ARRAYS,
+    RULE_FILES,
     SEQUENCE,
     SEQUENCE_ARRAYS,
     SEQUENCE_FILES,
@@ -45,6 +47,7 @@ from udfs.ranking.features import FEATURE_LIST_HASH, FEATURE_NAMES, N_FEATURES
 from udfs.ranking.inverted_lists import InvertedLists
 from udfs.ranking.item_index import ItemIndex
 from udfs.ranking.onnx_ranker import PROVIDERS, OnnxRanker
+from udfs.ranking.rule_table import RuleTable
 from udfs.ranking.sequence_network import SequenceArrays, open_network
 
 __all__ = [
@@ -151,11 +154,13 @@ class Bundle:
         has_devices = manifest.files.keys() >= DEVICE_FILES
         has_content = manifest.files.keys() >= CONTENT_FILES
         has_sequence = manifest.files.keys() >= SEQUENCE_FILES
+        has_rules = manifest.files.keys() >= RULE_FILES
         parts = (
             (LIST_ARRAYS, has_lists),
             (DEVICE_ARRAYS, has_devices),
             (CONTENT_ARRAYS, has_content),
             (SEQUENCE_ARRAYS, has_sequence),
+            (RULE_ARRAYS, has_rules),
         )
         present = [*ARRAYS, *(name for names, there in parts if there for name in names)]
         arrays = {name: _load(folder / f"{name}.npy", name) for name in present}
@@ -188,6 +193,7 @@ class Bundle:
             devices=DeviceTable(*(arrays[name] for name in DEVICE_ARRAYS)) if has_devices else None,
             content=_content(terms, arrays) if has_content else None,
             sequence=network,
+            rules=RuleTable(*(arrays[name] for name in RULE_ARRAYS)) if has_rules else None,
         )
         return cls(folder, manifest, sha256, index, ranker)
 

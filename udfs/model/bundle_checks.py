@@ -30,8 +30,8 @@ def check_arrays(
     Parameters
     ----------
     arrays
-        By the names of `ARRAYS`, and all or none of `LIST_ARRAYS`, of `DEVICE_ARRAYS`, of `CONTENT_ARRAYS`, and of
-        `SEQUENCE_ARRAYS`.
+        By the names of `ARRAYS`, and all or none of `LIST_ARRAYS`, of `DEVICE_ARRAYS`, of `CONTENT_ARRAYS`, of
+        `SEQUENCE_ARRAYS`, and of `RULE_ARRAYS`.
     item_ids
         The content of ``item_ids.json``.
     category_names
@@ -53,6 +53,8 @@ def check_arrays(
     _check_neighbours(arrays, "neighbour")
     if "device_rows" in arrays:
         _check_neighbours(arrays, "device")
+    if "rule_rows" in arrays:
+        _check_neighbours(arrays, "rule")
     if "content_rows" in arrays:
         _check_neighbours(arrays, "content")
         if not all(isinstance(term, str) for term in terms) or len(set(terms)) != len(terms):
@@ -78,6 +80,7 @@ def _check_shapes(arrays: Mapping[str, NDArray[Any]], manifest: Manifest, terms:
     sizes["z"] = int(arrays["neighbour_rows"].size)
     sizes["y"] = int(arrays["device_rows"].size) if "device_rows" in arrays else 0
     sizes["x"] = int(arrays["content_rows"].size) if "content_rows" in arrays else 0
+    sizes["r"] = int(arrays["rule_rows"].size) if "rule_rows" in arrays else 0
     sizes["v"] = terms
     sizes["e"] = int(arrays["content_vectors"].shape[-1]) if "content_vectors" in arrays else 0
     sizes["m"] = int(arrays["canary_scores"].size)

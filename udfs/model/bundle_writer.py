@@ -34,6 +34,7 @@ from udfs.ranking.device_table import DeviceTable
 from udfs.ranking.features import FEATURE_LIST_HASH, FEATURE_NAMES
 from udfs.ranking.inverted_lists import InvertedLists
 from udfs.ranking.onnx_ranker import CPU
+from udfs.ranking.rule_table import RuleTable
 from udfs.ranking.sequence_network import SequenceArrays, open_network
 
 
@@ -55,6 +56,7 @@ def write_bundle(
     devices: DeviceTable | None = None,
     content: ItemContent | None = None,
     sequence: tuple[bytes, SequenceArrays] | None = None,
+    rules: RuleTable | None = None,
     native: bytes | None = None,
 ) -> str:
     """Write a bundle folder atomically.
@@ -84,6 +86,8 @@ def write_bundle(
         What is said of the items, row-aligned; no arrivals.
     sequence
         The graph of a network that reads what users did last, and what belongs to it.
+    rules
+        What followed each item, row-aligned with the items.
     native
         The ranker as its trainer saves it (XGBoost's UBJSON), for exact explanations; None: none.
 
@@ -116,6 +120,8 @@ def write_bundle(
         values |= {f"content_{name}": getattr(content.table, name) for name in ContentLinks._fields}
     if sequence is not None:
         values |= {f"sequence_{name}": value for name, value in sequence[1]._asdict().items()}
+    if rules is not None:
+        values |= {f"rule_{name}": value for name, value in rules._asdict().items()}
     arrays = {
         name: np.ascontiguousarray(np.asarray(values[name]).astype(dtype, casting="same_kind", copy=False))
         for name, (dtype, _) in ALL_ARRAYS.items()

@@ -72,13 +72,20 @@ SEQUENCE_ARRAYS: dict[str, tuple[str, tuple[str, ...]]] = {
     "sequence_canary_states": ("<f4", ("q", "h")),
 }
 SEQUENCE = "sequence.onnx"
-ALL_ARRAYS = ARRAYS | LIST_ARRAYS | DEVICE_ARRAYS | CONTENT_ARRAYS | SEQUENCE_ARRAYS
+# What followed an item (r rules): all or none.
+RULE_ARRAYS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "rule_offsets": ("<i8", ("n+1",)),
+    "rule_rows": ("<i4", ("r",)),
+    "rule_scores": ("<f4", ("r",)),
+}
+ALL_ARRAYS = ARRAYS | LIST_ARRAYS | DEVICE_ARRAYS | CONTENT_ARRAYS | SEQUENCE_ARRAYS | RULE_ARRAYS
 REQUIRED_FILES = frozenset({f"{name}.npy" for name in ARRAYS} | {RANKER, ITEM_IDS, CATEGORY_NAMES})
 LIST_FILES = frozenset(f"{name}.npy" for name in LIST_ARRAYS)
 DEVICE_FILES = frozenset(f"{name}.npy" for name in DEVICE_ARRAYS)
 CONTENT_FILES = frozenset({f"{name}.npy" for name in CONTENT_ARRAYS} | {CONTENT_TERMS})
 SEQUENCE_FILES = frozenset({f"{name}.npy" for name in SEQUENCE_ARRAYS} | {SEQUENCE})
-PART_FILES = (LIST_FILES, DEVICE_FILES, CONTENT_FILES, SEQUENCE_FILES)
+RULE_FILES = frozenset(f"{name}.npy" for name in RULE_ARRAYS)
+PART_FILES = (LIST_FILES, DEVICE_FILES, CONTENT_FILES, SEQUENCE_FILES, RULE_FILES)
 """Each of them is in a bundle as a whole or not at all."""
 KNOWN_FILES = REQUIRED_FILES.union(*PART_FILES, {NATIVE_RANKER})
 DEVICE_SETTINGS = ("weight_devices", "share_devices")
@@ -87,10 +94,13 @@ CONTENT_SETTINGS = ("weight_content", "share_content")
 """Left out of a manifest without a vocabulary."""
 SEQUENCE_SETTINGS = ("weight_sequence", "share_sequence")
 """Left out of a manifest without a network."""
+RULE_SETTINGS = ("weight_rules", "share_rules")
+"""Left out of a manifest without rules."""
 _SETTINGS_OF_PARTS = (
     (DEVICE_FILES, DEVICE_SETTINGS),
     (CONTENT_FILES, CONTENT_SETTINGS),
     (SEQUENCE_FILES, SEQUENCE_SETTINGS),
+    (RULE_FILES, RULE_SETTINGS),
 )
 
 
@@ -111,6 +121,7 @@ class ModelSettings:
     weight_devices: float = 0.0
     weight_content: float = 0.0
     weight_sequence: float = 0.0
+    weight_rules: float = 0.0
     share_embedding: float = 0.30  # of the candidates each source may bring
     share_neighbours: float = 0.20
     share_repeat: float = 0.10
@@ -119,6 +130,7 @@ class ModelSettings:
     share_devices: float = 0.0
     share_content: float = 0.0
     share_sequence: float = 0.0
+    share_rules: float = 0.0
     learnt_sessions: int = (
         0  # 1: the session source's order and scores are those of the ranker learnt in the stream
     )
@@ -143,6 +155,7 @@ class ModelSettings:
             self.share_devices,
             self.share_content,
             self.share_sequence,
+            self.share_rules,
         )
         if sum(shares) > 1.0 + 1e-9:
             raise ValueError("settings.share_*: together at most 1, so that popular items fill the rest")

@@ -8,7 +8,7 @@ too, and so learns what that is worth.
 
 from collections.abc import Sequence
 from math import log2
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +26,12 @@ from udfs.ranking.content_table import (
 from udfs.ranking.device_table import DeviceTable
 from udfs.ranking.inner_product import padded_columns, score_all
 from udfs.ranking.item_index import ItemIndex, frozen
+from udfs.ranking.rule_table import RuleTable
 
 REACHES = 100
 """Known items whose users may meet an arrival; each item has at most `NEIGHBOURS_PER_ITEM` arrivals."""
 FACTORS_OF = 10
+_Table = TypeVar("_Table", DeviceTable, RuleTable)
 
 
 class Arrival(NamedTuple):
@@ -132,9 +134,10 @@ def with_arrivals(base: ItemIndex, arrivals: Sequence[Arrival]) -> ItemIndex:
         factors=base.factors,  # what users are folded in with, in every worker alike
         settings=base.settings,
         lists=base.lists,
-        devices=None if base.devices is None else _device_table(base.devices, m),
+        devices=None if base.devices is None else _grown_table(base.devices, m),
         content=ItemContent(content.vocabulary, content.vectors, table),
         sequence=base.sequence,
+        rules=None if base.rules is None else _grown_table(base.rules, m),
     )
 
 
@@ -159,8 +162,9 @@ def _linked(table: ContentTable, new: Sequence[Arrival], n: int) -> ContentTable
     )
 
 
-def _device_table(devices: DeviceTable, m: int) -> DeviceTable:
-    return devices._replace(offsets=frozen(_closed(devices.offsets, m)))
+def _grown_table(table: _Table, m: int) -> _Table:
+    """Return a table in which arrivals speak for nothing."""
+    return table._replace(offsets=frozen(_closed(table.offsets, m)))
 
 
 def _closed(offsets: NDArray[np.int64], m: int) -> NDArray[np.int64]:

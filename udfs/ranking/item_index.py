@@ -15,6 +15,7 @@ from udfs.ranking.content_table import ContentTable, ItemContent
 from udfs.ranking.device_table import DeviceTable
 from udfs.ranking.inner_product import padded_columns
 from udfs.ranking.inverted_lists import InvertedLists, ListColumns, list_columns
+from udfs.ranking.rule_table import RuleTable
 from udfs.ranking.sequence_network import SequenceNetwork
 
 EXACT_UP_TO_ITEMS = 8_000  # beyond it, inverted lists cost less than reading every factor
@@ -77,6 +78,8 @@ class ItemIndex:
         What is said of the items; None: there is no such source, and no items come behind those of the bundle.
     sequence
         A network that reads what users did last; None: there is no such source.
+    rules
+        What followed each item; None: there is no such source.
     """
 
     item_ids: Sequence[str]
@@ -89,6 +92,7 @@ class ItemIndex:
     devices: DeviceTable | None = None
     content: ItemContent | None = None
     sequence: SequenceNetwork | None = None
+    rules: RuleTable | None = None
 
     @classmethod
     def build(
@@ -102,6 +106,7 @@ class ItemIndex:
         devices: DeviceTable | None = None,
         content: ItemContent | None = None,
         sequence: SequenceNetwork | None = None,
+        rules: RuleTable | None = None,
     ) -> "ItemIndex":
         """Derive the index from a bundle's arrays.
 
@@ -115,7 +120,7 @@ class ItemIndex:
             Where they are known already; else they are computed.
         ivf
             Inverted lists over the factors; None scores every item.
-        devices, content
+        devices, content, rules
             Row-aligned with the items.
         sequence
             Of these items.
@@ -186,6 +191,7 @@ class ItemIndex:
                 table=ContentTable(*(frozen(value) for value in content.table)),
             ),
             sequence=sequence,
+            rules=None if rules is None else RuleTable(*(frozen(value) for value in rules)),
         )
 
     def __len__(self) -> int:
