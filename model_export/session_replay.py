@@ -17,8 +17,9 @@ import numpy.typing as npt
 from schemas.ids import item_hash, user_key
 from schemas.records import LearntPart, SessionDelta
 from udfs.online.session_learner import LearnerSettings, SessionLearner
+from udfs.ranking.found_items import FoundItems
 from udfs.ranking.item_index import ItemIndex
-from udfs.ranking.live_sessions import LiveSessions, SessionCandidates, session_key
+from udfs.ranking.live_sessions import LiveSessions, session_key
 from udfs.ranking.snapshot import Snapshot, StateColumns
 
 
@@ -106,7 +107,7 @@ class ReplayedSessions:
         states: StateColumns,
         allowed: npt.NDArray[np.bool_],
         limit: int,
-    ) -> SessionCandidates:
+    ) -> FoundItems:
         """See `LiveSessions.find`."""
         ends = np.searchsorted(self._clicks.times_ms, states.at_ms, side="left")
         before = np.maximum.accumulate(np.maximum(ends, self._done))

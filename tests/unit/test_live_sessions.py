@@ -12,8 +12,9 @@ from udfs.neighbours.item_table import ItemTable
 from udfs.neighbours.session_index import SessionIndex, as_queries
 from udfs.ranking.candidates import SESSIONS
 from udfs.ranking.catalogue import CatalogueView
+from udfs.ranking.found_items import FoundItems
 from udfs.ranking.item_index import ItemIndex
-from udfs.ranking.live_sessions import LIMITS, SCAN, LiveSessions, SessionCandidates, session_key
+from udfs.ranking.live_sessions import LIMITS, SCAN, LiveSessions, session_key
 from udfs.ranking.rank import RankSettings, prepare
 from udfs.ranking.snapshot import Snapshot, decode_states
 from udfs.user_state import UserState
@@ -23,14 +24,12 @@ EVERYTHING = np.ones(60, np.bool_)
 SEEN = ([1, 2, 3], [1, 2, 5], [7, 2, 9], [2, 3, 900])
 
 
-def ask(
-    live: LiveSessions, *states: UserState, index: ItemIndex = INDEX, limit: int = 20
-) -> SessionCandidates:
+def ask(live: LiveSessions, *states: UserState, index: ItemIndex = INDEX, limit: int = 20) -> FoundItems:
     some = [snapshot(state) for state in states]
     return live.find(index, some, decode_states(some), np.ones(len(index), np.bool_), limit)
 
 
-def names(found: SessionCandidates, index: ItemIndex = INDEX, user: int = 0) -> list[str]:
+def names(found: FoundItems, index: ItemIndex = INDEX, user: int = 0) -> list[str]:
     return [index.item_ids[row] for row in found.rows[user, : found.counts[user]]]
 
 

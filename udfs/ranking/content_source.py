@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from udfs.kernel_cache import kernel
 from udfs.model.manifest import NEIGHBOURS_PER_ITEM
 from udfs.ranking.content_table import ContentTable
+from udfs.ranking.found_items import FoundItems, no_items
 from udfs.ranking.history import NEIGHBOUR_DECAY, NEIGHBOUR_ITEMS, History
-from udfs.ranking.live_sessions import SessionCandidates
 from udfs.ranking.top_k import order_key, row_of_key, score_of_key, sort_top
 
 _TOUCHED = NEIGHBOUR_ITEMS * 2 * NEIGHBOURS_PER_ITEM
@@ -18,7 +18,7 @@ _TOUCHED = NEIGHBOUR_ITEMS * 2 * NEIGHBOURS_PER_ITEM
 
 def find_by_content(
     table: ContentTable, history: History, allowed: NDArray[np.bool_], limit: int
-) -> SessionCandidates:
+) -> FoundItems:
     """Return what is like each user's last 10 items, at most `limit` items a user.
 
     The score of an item is the sum of its cosines with the last items, .85 a step back. Items that the epoch does not
@@ -29,18 +29,13 @@ def find_by_content(
     allowed
         bool (n + m,): in stock and not blocked.
     """
-    users = len(history.n_recent)
-    found = SessionCandidates(
-        np.zeros(users, np.int32), np.zeros((users, limit), np.int32), np.zeros((users, limit), np.float32)
-    )
+    found = no_items(len(history.n_recent), limit)
     _find(table, history, allowed, found)
     return found
 
 
 @kernel
-def _find(
-    table: ContentTable, history: History, allowed: NDArray[np.bool_], found: SessionCandidates
-) -> None:
+def _find(table: ContentTable, history: History, allowed: NDArray[np.bool_], found: FoundItems) -> None:
     limit, known = found.rows.shape[1], len(table.offsets) - 1
     arrived = len(table.late_rows) > 0
     sums = np.zeros(len(allowed), np.float32)

@@ -5,7 +5,6 @@ whose settings have `learnt_sessions` gets them in the order of the ranker that 
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,30 +20,13 @@ from udfs.neighbours.scan_arrays import FIRST, Candidates, Queries, ScanSettings
 from udfs.neighbours.session_index import SessionIndex
 from udfs.online.published_ranker import PublishedRanker
 from udfs.online.session_learner import CANDIDATES, LIMITS, SCAN
+from udfs.ranking.found_items import FoundItems, no_items
 from udfs.ranking.item_index import ItemIndex, row_of
 from udfs.ranking.snapshot import Snapshot, StateColumns
 from udfs.user_state import MAX_INTERACTIONS
 
 MOST_ITEMS = 1 << 21
 _EPOCHS_HELD = 2
-
-
-class SessionCandidates(NamedTuple):
-    """What the sessions of others bring for U users, best first, at most S each.
-
-    `rows` are those of one epoch; behind `counts` they are 0.
-    """
-
-    counts: NDArray[np.int32]  # (U,)
-    rows: NDArray[np.int32]  # (U, S)
-    score: NDArray[np.float32]  # (U, S), of the first order of `udfs.neighbours`, or the learnt probability
-
-
-def no_sessions(users: int) -> SessionCandidates:
-    """Return that nothing is known."""
-    return SessionCandidates(
-        np.zeros(users, np.int32), np.zeros((users, 0), np.int32), np.zeros((users, 0), np.float32)
-    )
 
 
 def session_key(user_key: str, ordinal: int) -> int:
@@ -119,8 +101,10 @@ class LiveSessions:
         states: StateColumns,
         allowed: NDArray[np.bool_],
         limit: int,
-    ) -> SessionCandidates:
+    ) -> FoundItems:
         """Return what sessions like each user's last one did next.
+
+        The score is that of the first order of `udfs.neighbours`, or the learnt probability.
 
         Parameters
         ----------
@@ -149,7 +133,7 @@ class LiveSessions:
         item_hashes: NDArray[np.uint64],
         before: NDArray[np.int64],
         versions: Sequence[tuple[int, Sequence[LearntPart]]] = (),
-    ) -> SessionCandidates:
+    ) -> FoundItems:
         """Answer and learn in the order in which it happened, as `SessionIndex.query_between` does.
 
         Parameters
@@ -172,7 +156,7 @@ class LiveSessions:
         queries = self._queries(states, names)
         rows = self.rows_in(items)
         if not len(rows):
-            return no_sessions(len(snapshots))
+            return no_items(len(snapshots))
         is_learnt = bool(items.settings.learnt_sessions)
         found = self._index.query_between(
             queries,
@@ -187,7 +171,7 @@ class LiveSessions:
         else:
             found_rows, score = found.rows, np.ascontiguousarray(found.scores[:, :, FIRST])
         counts = np.minimum(found.counts, limit)
-        return SessionCandidates(counts, np.where(found_rows >= 0, rows[found_rows], 0), score)
+        return FoundItems(counts, np.where(found_rows >= 0, rows[found_rows], 0), score)
 
     def _by_learnt_order(
         self,

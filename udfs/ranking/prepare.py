@@ -12,9 +12,9 @@ from udfs.ranking.content_source import find_by_content
 from udfs.ranking.device_source import find_by_devices
 from udfs.ranking.feature_kernel import compute_features
 from udfs.ranking.first_stage import Finalists, pick_finalists
+from udfs.ranking.found_items import FoundItems, no_items
 from udfs.ranking.history import History
 from udfs.ranking.item_index import ItemIndex
-from udfs.ranking.live_sessions import SessionCandidates, no_sessions
 from udfs.ranking.rank_settings import RankSettings
 from udfs.ranking.retrieval import find_history, retrieve
 from udfs.ranking.sequence_source import SCORED_BY_SEQUENCE, find_by_sequence
@@ -45,7 +45,7 @@ class SessionSource(Protocol):
         states: StateColumns,
         allowed: NDArray[np.bool_],
         limit: int,
-    ) -> SessionCandidates:
+    ) -> FoundItems:
         """Return what sessions like each user's last one did next, at most `limit` items a user."""
 
 
@@ -92,7 +92,7 @@ def prepare(
     states = decode_states(snapshots)
     _refold(index, snapshots, states, epoch)
     history = find_history(index, states)
-    live = no_sessions(len(snapshots))
+    live = no_items(len(snapshots))
     if sessions is not None:
         most = int(min(settings.candidates, len(index)) * index.settings.share_sessions)
         live = sessions.find(index, snapshots, states, catalogue.allowed, most)

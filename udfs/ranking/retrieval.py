@@ -26,6 +26,7 @@ from udfs.ranking.candidates import (
     no_candidates,
     quota,
 )
+from udfs.ranking.found_items import FoundItems, no_items
 from udfs.ranking.history import (
     NEIGHBOUR_ITEMS,
     History,
@@ -38,7 +39,6 @@ from udfs.ranking.history import (
 from udfs.ranking.inner_product import GROUPS, best_scores, score_all, score_one
 from udfs.ranking.inverted_lists import ListColumns, search_lists
 from udfs.ranking.item_index import ItemColumns, ItemIndex
-from udfs.ranking.live_sessions import SessionCandidates, no_sessions
 from udfs.ranking.snapshot import StateColumns
 from udfs.ranking.top_k import order_key, row_of_key, score_of_key, sort_top
 from udfs.user_state import MAX_BOUGHT, MAX_INTERACTIONS
@@ -58,13 +58,13 @@ def retrieve(
     index: ItemIndex,
     states: StateColumns,
     history: History,
-    sessions: SessionCandidates,
+    sessions: FoundItems,
     allowed: NDArray[np.bool_],
     candidates: int,
     rebuy_after_ms: int,
-    devices: SessionCandidates | None = None,
-    content: SessionCandidates | None = None,
-    sequence: SessionCandidates | None = None,
+    devices: FoundItems | None = None,
+    content: FoundItems | None = None,
+    sequence: FoundItems | None = None,
 ) -> Candidates:
     """Find every user's candidates.
 
@@ -105,9 +105,9 @@ def retrieve(
         states,
         history,
         sessions,
-        no_sessions(users) if devices is None else devices,
-        no_sessions(users) if content is None else content,
-        no_sessions(users) if sequence is None else sequence,
+        no_items(users) if devices is None else devices,
+        no_items(users) if content is None else content,
+        no_items(users) if sequence is None else sequence,
         allowed,
         bias,
         quotas,
@@ -125,10 +125,10 @@ def _retrieve(
     nprobe: int,
     states: StateColumns,
     history: History,
-    sessions: SessionCandidates,
-    devices: SessionCandidates,
-    content: SessionCandidates,
-    sequence: SessionCandidates,
+    sessions: FoundItems,
+    devices: FoundItems,
+    content: FoundItems,
+    sequence: FoundItems,
     allowed: NDArray[np.bool_],
     bias: NDArray[np.float32],
     quotas: NDArray[np.int64],
@@ -266,7 +266,7 @@ def _take(
 def _take_found(
     user: int,
     source: int,
-    brought: SessionCandidates,
+    brought: FoundItems,
     most: int,
     allowed: NDArray[np.bool_],
     excluded: NDArray[np.int32],
@@ -285,9 +285,7 @@ def _take_found(
 
 
 @kernel
-def _lend_scores(
-    user: int, brought: SessionCandidates, slot: NDArray[np.int32], score: NDArray[np.float32]
-) -> None:
+def _lend_scores(user: int, brought: FoundItems, slot: NDArray[np.int32], score: NDArray[np.float32]) -> None:
     """Write a source's score of each candidate that it found, whichever source brought that."""
     for j in range(brought.counts[user]):
         at = slot[brought.rows[user, j]]

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from udfs.item_factors import INTERACTION_WEIGHTS
 from udfs.kernel_cache import kernel
+from udfs.ranking.found_items import FoundItems, no_items
 from udfs.ranking.history import N_TYPES, History
 from udfs.ranking.inner_product import BLOCK, best_scores, score_all
-from udfs.ranking.live_sessions import SessionCandidates
 from udfs.ranking.sequence_network import LENGTH, SequenceNetwork
 from udfs.ranking.snapshot import StateColumns
 from udfs.ranking.top_k import row_of_key, score_of_key
@@ -25,7 +25,7 @@ def find_by_sequence(
     history: History,
     allowed: NDArray[np.bool_],
     limit: int,
-) -> SessionCandidates:
+) -> FoundItems:
     """Return what comes next of the items that the network knows, best first, at most `limit` items a user.
 
     The score is the probability relative to the user's best, above 0 and at most 1. What the user had counts too;
@@ -42,10 +42,7 @@ def find_by_sequence(
     limit
         Items a user.
     """
-    users = len(history.n_recent)
-    found = SessionCandidates(
-        np.zeros(users, np.int32), np.zeros((users, limit), np.int32), np.zeros((users, limit), np.float32)
-    )
+    found = no_items(len(history.n_recent), limit)
     tokens, lengths = read_tokens(states, history, network.tokens)
     bias = np.full(network.transposed.shape[1], -np.inf, np.float32)
     bias[: len(network.rows)][allowed[network.rows]] = 0.0
@@ -100,7 +97,7 @@ def _find(
     transposed: NDArray[np.float32],
     bias: NDArray[np.float32],
     rows: NDArray[np.int32],
-    found: SessionCandidates,
+    found: FoundItems,
 ) -> None:
     limit = found.rows.shape[1]
     scores = np.empty(len(bias), np.float32)
