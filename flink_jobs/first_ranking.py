@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from flink_jobs.list_columns import BundleTexts, encode_entries, encode_served
 from udfs.model.bundle import Bundle
 from udfs.ranking.catalogue import CatalogueView
@@ -13,8 +15,20 @@ from udfs.ranking.snapshot import Snapshot
 _NOBODY = Snapshot("default/", "default", "", "0" * 32, 0, 0, b"")
 
 
-def rank_nobody(bundle: Bundle, catalogue: CatalogueView, settings: RankSettings) -> None:
+def rank_nobody(
+    bundle: Bundle,
+    catalogue: CatalogueView,
+    settings: RankSettings,
+    texts: Callable[[Bundle], BundleTexts] = BundleTexts.of,
+) -> None:
     """Rank one unknown user and encode the list, for nobody to see.
+
+    Parameters
+    ----------
+    bundle, catalogue, settings
+        As for users.
+    texts
+        Gives those of the bundle, grown by what the catalogue's view brought.
 
     Raises
     ------
@@ -23,6 +37,6 @@ def rank_nobody(bundle: Bundle, catalogue: CatalogueView, settings: RankSettings
     """
     nobody = _NOBODY._replace(epoch=bundle.epoch)
     batch = rank_columns(bundle, [nobody], catalogue, settings, one_session(bundle.items))
-    texts = BundleTexts.of(batch.bundle)
-    encode_entries(batch, texts, "nobody", 0, hash_tags=True)
-    encode_served(batch, texts, "nobody", 0)
+    made = texts(batch.bundle)
+    encode_entries(batch, made, "nobody", 0, hash_tags=True)
+    encode_served(batch, made, "nobody", 0)

@@ -210,7 +210,7 @@ class RankLists(ScalarFunction):
         self._store.put_fields(MODEL_WORKERS, {self._worker: json.dumps(state)})
 
     def _rank_nobody(self, bundle: Bundle) -> None:
-        rank_nobody(bundle, self._catalogue.view(bundle), self._rank_settings)
+        rank_nobody(bundle, self._catalogue.view(bundle), self._rank_settings, self._models.texts)
 
     def _session_state(self) -> dict[str, int | None] | None:
         """Give how far the session source has read, and how long after the event; None where it is off."""

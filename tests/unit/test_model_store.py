@@ -6,7 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from flink_jobs.first_ranking import rank_nobody
+from flink_jobs.list_columns import BundleTexts
 from flink_jobs.model_store import ModelStore
 from flink_jobs.settings import Model
 from tailrace.model_epochs import bundles_on_disk
@@ -75,3 +78,27 @@ def test_a_missing_bundle_is_refused_with_its_folder(tmp_path: Path) -> None:
     store = ModelStore(Model(root=tmp_path))
     assert store.bundle(4) is None
     assert str(tmp_path / "4") in (store.refusal(4) or "")
+
+
+def test_the_first_ranking_of_an_epoch_takes_the_texts_that_its_lists_will_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Bundle] = []
+    gather = BundleTexts.of
+
+    def counted(bundle: Bundle) -> BundleTexts:
+        made.append(bundle)
+        return gather(bundle)
+
+    monkeypatch.setattr(BundleTexts, "of", counted)
+    make_bundle(tmp_path / "7", epoch=7)
+    store = ModelStore(Model(root=tmp_path))
+    bundle = store.bundle(7)
+    assert bundle is not None
+    grown = replace(bundle, items=replace(bundle.items))  # as the catalogue's view gives it when items arrive
+    view = CatalogueView(bundle)
+    monkeypatch.setattr(view, "grown", lambda _: grown)
+    rank_nobody(bundle, view, RankSettings(), store.texts)
+    assert [id(one.items) for one in made] == [id(bundle.items), id(grown.items)]
+    store.texts(bundle), store.texts(grown)
+    assert len(made) == 2, "lists find both"
