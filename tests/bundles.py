@@ -112,7 +112,9 @@ def toy_trees(trees: int = 12, depth: int = 3, seed: int = 0) -> Trees:
     """
     rng = np.random.default_rng(seed)
     inner = 2**depth - 1
-    anywhere = [at for at, name in enumerate(FEATURE_NAMES) if not name.startswith(("content_", "sequence_"))]
+    anywhere = [
+        at for at, name in enumerate(FEATURE_NAMES) if not name.startswith(("content_", "sequence_", "rule_"))
+    ]
     features = np.array(anywhere)[rng.integers(0, len(anywhere), (trees, inner))]
     thresholds = rng.uniform(0.0, 2.0, (trees, inner)).astype(np.float32)
     features[:, 0] = FEATURE_NAMES.index("embedding_score")

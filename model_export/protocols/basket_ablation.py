@@ -41,6 +41,7 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     "trending": (),
     "content": ("content_",),
     "sequence": ("sequence_",),
+    "rules": ("rule_",),
 }
 """Source to the beginnings of its features' names; the catalogue's most popular items fill up and stay."""
 _FIRST = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from udfs.ranking.candidates import N_RETRIEVERS, Candidates
+from udfs.ranking.candidates import no_candidates
 from udfs.ranking.diversity import best_marginal, scale_scores
 from udfs.ranking.exploration import fill_slots
 from udfs.ranking.first_stage import Finalists
@@ -17,15 +17,12 @@ def ranked(scores: list[float], categories: list[int], weight: float, size: int)
     """Places of the list of one user whose every slot is the ranker's."""
     n = len(scores)
     zeros = np.zeros((1, n), np.float32)
-    ranks = np.zeros((1, n, N_RETRIEVERS), np.int16)
     rows = np.arange(n, dtype=np.int32)[None, :]
     count = np.array([n], np.int32)
     lists = fill_slots(
         np.array(scores, np.float32),
         np.array(categories, np.uint32),
-        Candidates(
-            count, rows, zeros, zeros, zeros, zeros.astype(np.int32), zeros, zeros, zeros, zeros, zeros, ranks
-        ),
+        no_candidates(1, n, with_devices=False)._replace(counts=count, rows=rows),
         Finalists(count, rows, rows, zeros),
         ONLY_RANKER,
         np.array([1], np.uint64),

@@ -20,6 +20,7 @@ from udfs.ranking.candidates import (
     SESSIONS,
     TRENDING,
     Candidates,
+    no_candidates,
 )
 from udfs.ranking.exploration import Lists, fill_slots, list_seed, uniform
 from udfs.ranking.first_stage import Finalists
@@ -37,20 +38,8 @@ def candidates_of(ranks: np.ndarray) -> tuple[Candidates, Finalists]:
     zeros = np.zeros((1, K), np.float32)
     rows = np.arange(K, dtype=np.int32)[None, :]
     count = np.array([K], np.int32)
-    ints = zeros.astype(np.int32)
-    found = Candidates(
-        count,
-        rows,
-        zeros,
-        zeros,
-        zeros,
-        ints,
-        zeros,
-        zeros,
-        zeros,
-        zeros,
-        zeros,
-        ranks[None].astype(np.int16),
+    found = no_candidates(1, K, with_devices=False)._replace(
+        counts=count, rows=rows, rank=ranks[None].astype(np.int16)
     )
     return found, Finalists(count, rows, rows, zeros)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from schemas.ids import category_hash, item_hash
 from udfs.ranking import feature_kernel
-from udfs.ranking.candidates import CONTENT, EMBEDDING, NEIGHBOURS, REPEAT, SEQUENCE, SESSIONS
+from udfs.ranking.candidates import CONTENT, EMBEDDING, NEIGHBOURS, REPEAT, RULES, SEQUENCE, SESSIONS
 from udfs.ranking.catalogue import CatalogueView
 from udfs.ranking.feature_reference import SourceScores, reference_features
 from udfs.ranking.features import FEATURE_LIST_HASH, FEATURE_NAMES, FEATURES, Feature, feature_list_hash
@@ -118,6 +118,8 @@ def test_the_kernel_equals_the_reference_for_any_user(some: list[UserState]) -> 
                 content_rank=rank[CONTENT],
                 sequence_score=candidates.sequence_score[user, slot],
                 sequence_rank=rank[SEQUENCE],
+                rule_score=candidates.rule_score[user, slot],
+                rule_rank=rank[RULES],
                 first_stage_score=prepared.finalists.score[user, k],
             )
             wanted = reference_features(state, NOW_MS, row, scores, CATALOGUE)

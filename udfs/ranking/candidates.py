@@ -12,6 +12,7 @@ devices     what the last 10 items speak for, as devices have learnt it (`device
 content     what is like the last 10 items by what is said of it, new items among them (`content_source`); only in
             bundles with a vocabulary
 sequence    what a network expects after the last 20 items (`sequence_source`); only in bundles with one
+rules       what users took after items like the last 10 (`rule_source`); only in bundles with sequential rules
 ==========  ===========================================================================================
 """
 
@@ -32,9 +33,21 @@ RETRIEVERS = (
     "devices",
     "content",
     "sequence",
+    "rules",
 )
 N_RETRIEVERS = len(RETRIEVERS)
-EMBEDDING, NEIGHBOURS, REPEAT, SESSIONS, TRENDING, POPULAR, DEVICES, CONTENT, SEQUENCE = range(N_RETRIEVERS)
+(
+    EMBEDDING,
+    NEIGHBOURS,
+    REPEAT,
+    SESSIONS,
+    TRENDING,
+    POPULAR,
+    DEVICES,
+    CONTENT,
+    SEQUENCE,
+    RULES,
+) = range(N_RETRIEVERS)
 
 
 class Candidates(NamedTuple):
@@ -54,6 +67,7 @@ class Candidates(NamedTuple):
     device_score: NDArray[np.float32]  # (U, 0) without a table of devices
     content_score: NDArray[np.float32]  # (U, C), zeros without a vocabulary
     sequence_score: NDArray[np.float32]  # (U, C), zeros without a network
+    rule_score: NDArray[np.float32]  # (U, C), zeros without rules
     rank: NDArray[np.int16]  # (U, C, R)
 
 
@@ -72,6 +86,7 @@ def no_candidates(users: int, limit: int, with_devices: bool) -> Candidates:
         device_score=np.zeros(shape if with_devices else (users, 0), np.float32),
         content_score=np.zeros(shape, np.float32),
         sequence_score=np.zeros(shape, np.float32),
+        rule_score=np.zeros(shape, np.float32),
         rank=np.zeros((*shape, N_RETRIEVERS), np.int16),
     )
 

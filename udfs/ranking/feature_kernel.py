@@ -9,7 +9,16 @@ from udfs.interests import HALF_LIFE_MS
 from udfs.item_factors import INTERACTION_WEIGHTS
 from udfs.kernel_cache import kernel
 from udfs.purchases import HALF_LIFE_DAYS
-from udfs.ranking.candidates import CONTENT, EMBEDDING, NEIGHBOURS, REPEAT, SEQUENCE, SESSIONS, Candidates
+from udfs.ranking.candidates import (
+    CONTENT,
+    EMBEDDING,
+    NEIGHBOURS,
+    REPEAT,
+    RULES,
+    SEQUENCE,
+    SESSIONS,
+    Candidates,
+)
 from udfs.ranking.features import N_FEATURES
 from udfs.ranking.first_stage import Finalists
 from udfs.ranking.history import N_TYPES, NEIGHBOUR_ITEMS, History
@@ -21,7 +30,7 @@ from udfs.user_state import EVENT_TYPES, MAX_INTERACTIONS
 (
     EMBEDDING_SCORE, EMBEDDING_RANK, NEIGHBOUR_SCORE, NEIGHBOUR_MAX, NEIGHBOUR_HITS, NEIGHBOUR_RANK,
     REPEAT_SCORE, REPEAT_RANK, SESSION_SCORE, SESSION_RANK, CONTENT_SCORE, CONTENT_RANK, SEQUENCE_SCORE,
-    SEQUENCE_RANK, FIRST_STAGE_SCORE,
+    SEQUENCE_RANK, RULE_SCORE, RULE_RANK, FIRST_STAGE_SCORE,
     POPULARITY, TRENDING, TREND_RATIO, POPULARITY_RANK,
     PRICE, PRICE_IN_CATEGORY, REPEAT_RATE, REBUY_DAYS, FACTOR_NORM, PRICE_RELATIVE, ITEM_COUNT,
     ITEM_WEIGHT, ITEM_AGE, ITEM_PURCHASES, BOUGHT_AGE, BOUGHT_COUNT, REBUY_DUE, IN_CART, IN_SESSION,
@@ -104,6 +113,8 @@ def _source_features(candidates: Candidates, finalists: Finalists, out: NDArray[
             out[user, k, CONTENT_RANK] = _reciprocal(candidates.rank[user, slot, CONTENT])
             out[user, k, SEQUENCE_SCORE] = candidates.sequence_score[user, slot]
             out[user, k, SEQUENCE_RANK] = _reciprocal(candidates.rank[user, slot, SEQUENCE])
+            out[user, k, RULE_SCORE] = candidates.rule_score[user, slot]
+            out[user, k, RULE_RANK] = _reciprocal(candidates.rank[user, slot, RULES])
             out[user, k, FIRST_STAGE_SCORE] = finalists.score[user, k]
 
 

@@ -39,6 +39,8 @@ class SourceScores(NamedTuple):
     content_rank: int
     sequence_score: float
     sequence_rank: int
+    rule_score: float
+    rule_rank: int
     first_stage_score: float
 
 

@@ -49,6 +49,10 @@ FEATURES: tuple[Feature, ...] = (
     _feature("content_rank", "1/rank", "rank among the content source's candidates; 0: not one"),
     _feature("sequence_score", "share 0..1", "the network's probability over that of the user's best", 0.0),
     _feature("sequence_rank", "1/rank", "rank among the sequence source's candidates; 0: not one"),
+    _feature(
+        "rule_score", "share", "of what followed the last 10 items, 1 / s for the one s back, summed", 0.0
+    ),
+    _feature("rule_rank", "1/rank", "rank among the sequential rules' candidates; 0: not one"),
     _feature("first_stage_score", "score", "the linear blend that made it a finalist"),
     # the item alone
     _feature("popularity", "log1p weight", "all-time weight of its interactions"),

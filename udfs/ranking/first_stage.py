@@ -5,7 +5,7 @@ weights of `ModelSettings`, where within one user's candidates e is the inner pr
 its greatest value to [0, 1], n and s the neighbour and session scores over their greatest, r the repeat score
 as it is, and t and p are log1p weights over the greatest of the catalogue; with a table of devices
 ``+ w_devices * d``, d like n, with a vocabulary ``+ w_content * c``, c like n too, with a network
-``+ w_sequence * q``, q as it is. The best `reserve` of every source
+``+ w_sequence * q``, q as it is, with rules ``+ w_rules * u``, u like n. The best `reserve` of every source
 get through whatever the blend says, of content half as many: a source that explores must have something to show.
 """
 
@@ -57,6 +57,7 @@ def pick_finalists(index: ItemIndex, candidates: Candidates, finalists: int) -> 
             settings.weight_devices,
             settings.weight_content,
             settings.weight_sequence,
+            settings.weight_rules,
         ],
         np.float32,
     )
@@ -87,13 +88,14 @@ def _pick(
     for user in range(len(candidates.counts)):
         count = candidates.counts[user]
         lowest, highest = np.float32(np.inf), np.float32(-np.inf)
-        most, most_session, most_alike = zero, zero, zero
+        most, most_session, most_alike, most_after = zero, zero, zero, zero
         for c in range(count):
             lowest = min(lowest, candidates.embedding_score[user, c])
             highest = max(highest, candidates.embedding_score[user, c])
             most = max(most, candidates.neighbour_score[user, c])
             most_session = max(most_session, candidates.session_score[user, c])
             most_alike = max(most_alike, candidates.content_score[user, c])
+            most_after = max(most_after, candidates.rule_score[user, c])
         embedding_scale = one / (highest - lowest) if highest > lowest else zero
         most_device = zero
         if has_devices:
@@ -117,6 +119,8 @@ def _pick(
             if most_alike > zero:
                 blend[c] += weights[7] * (candidates.content_score[user, c] / most_alike)
             blend[c] += weights[8] * candidates.sequence_score[user, c]
+            if most_after > zero:
+                blend[c] += weights[9] * (candidates.rule_score[user, c] / most_after)
             score = blend[c]
             for source in range(N_RETRIEVERS):
                 kept_back = (reserve + 1) // 2 if source == CONTENT else reserve

@@ -17,6 +17,7 @@ from udfs.ranking.history import History
 from udfs.ranking.item_index import ItemIndex
 from udfs.ranking.rank_settings import RankSettings
 from udfs.ranking.retrieval import find_history, retrieve
+from udfs.ranking.rule_source import SCORED_BY_RULES, find_by_rules
 from udfs.ranking.sequence_source import SCORED_BY_SEQUENCE, find_by_sequence
 from udfs.ranking.snapshot import Snapshot, StateColumns, decode_states
 from udfs.user_state import UserState
@@ -110,6 +111,10 @@ def prepare(
         sequence = find_by_sequence(
             index.sequence, states, history, catalogue.allowed, SCORED_BY_SEQUENCE * most
         )
+    rules = None
+    if index.rules is not None:
+        most = int(min(settings.candidates, len(index)) * index.settings.share_rules)
+        rules = find_by_rules(index.rules, history, catalogue.allowed, SCORED_BY_RULES * most)
     candidates = retrieve(
         index,
         states,
@@ -121,6 +126,7 @@ def prepare(
         devices,
         content,
         sequence,
+        rules,
     )
     finalists = pick_finalists(index, candidates, settings.finalists)
     features = compute_features(index, states, history, candidates, finalists, catalogue.price_log)

@@ -19,6 +19,7 @@ from udfs.ranking.candidates import (
     NEIGHBOURS,
     POPULAR,
     REPEAT,
+    RULES,
     SEQUENCE,
     SESSIONS,
     TRENDING,
@@ -65,6 +66,7 @@ def retrieve(
     devices: FoundItems | None = None,
     content: FoundItems | None = None,
     sequence: FoundItems | None = None,
+    rules: FoundItems | None = None,
 ) -> Candidates:
     """Find every user's candidates.
 
@@ -91,6 +93,8 @@ def retrieve(
         As `sessions`, of what is said of items; None: there is no vocabulary.
     sequence
         As `sessions`, of what a network expects; None: there is none.
+    rules
+        As `sessions`, of what followed such items; None: there are no rules.
     """
     users = len(states.at_ms)
     found = no_candidates(users, min(candidates, len(index)), with_devices=devices is not None)
@@ -108,6 +112,7 @@ def retrieve(
         no_items(users) if devices is None else devices,
         no_items(users) if content is None else content,
         no_items(users) if sequence is None else sequence,
+        no_items(users) if rules is None else rules,
         allowed,
         bias,
         quotas,
@@ -129,6 +134,7 @@ def _retrieve(
     devices: FoundItems,
     content: FoundItems,
     sequence: FoundItems,
+    rules: FoundItems,
     allowed: NDArray[np.bool_],
     bias: NDArray[np.float32],
     quotas: NDArray[np.int64],
@@ -203,6 +209,9 @@ def _retrieve(
         taken = _take_found(
             user, SEQUENCE, sequence, quotas[SEQUENCE], allowed, scratch.excluded, keys, taken, slot, found
         )
+        taken = _take_found(
+            user, RULES, rules, quotas[RULES], allowed, scratch.excluded, keys, taken, slot, found
+        )
         for source in (TRENDING, POPULAR):
             order = items.trending_order if source == TRENDING else items.popular_order
             rank = 0
@@ -224,6 +233,7 @@ def _retrieve(
         _lend_scores(user, devices, slot, found.device_score)
         _lend_scores(user, content, slot, found.content_score)
         _lend_scores(user, sequence, slot, found.sequence_score)
+        _lend_scores(user, rules, slot, found.rule_score)
         for c in range(taken):
             row = found.rows[user, c]
             slot[row] = 0
