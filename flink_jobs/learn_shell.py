@@ -32,7 +32,7 @@ from schemas.records import SessionDelta
 from schemas.refusal import Refused
 from udfs.online.publisher import PublisherSettings
 from udfs.online.session_learner import LearnerSettings
-from udfs.ranking.live_sessions import click_of
+from udfs.ranking.click_records import click_of
 
 JOB = "learn"
 SOURCES = (SESSIONS,)

@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import time
 
-import numpy as np
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from flink_jobs.settings import Kafka
 from flink_jobs.wall_clock import wall_clock_ms
 from schemas.codec import Codec
-from schemas.records import SessionDelta
-from schemas.refusal import Refused
 from schemas.topics import SESSIONS
-from udfs.ranking.live_sessions import LiveSessions, click_of
+from udfs.ranking.click_records import clicks_of
+from udfs.ranking.live_sessions import LiveSessions
 
 PER_BATCH = 1_000  # some milliseconds: a checkpoint commits ten seconds of records at once
 FIRST_READ_S = 60.0
@@ -94,27 +92,18 @@ class SessionFeed:
         self._consumer.close()
 
     def _learn(self, messages: list[Message]) -> None:
-        decode = self._codec.decode
-        keys, items, newest_ms = [], [], 0
+        records = []
         for message in messages:
             error = message.error()
-            if error is not None:
-                if error.code() == KafkaError._PARTITION_EOF:  # its offset lies behind transactions' marks
-                    self._offsets[message.partition()] = message.offset()
-                    self._reading.discard(message.partition())
-                continue
-            self._offsets[message.partition()] = message.offset() + 1
-            try:
-                delta = decode("SessionDelta", message.value() or b"")
-            except Refused:
-                self.refused += 1
-                continue
-            assert isinstance(delta, SessionDelta)
-            key, item = click_of(delta)
-            keys.append(key)
-            items.append(item)
-            newest_ms = max(newest_ms, delta.event_time)
-        if keys:
-            self.live.observe(np.array(keys, np.uint64), np.array(items, np.uint64))
-            self.behind_ms = wall_clock_ms() - newest_ms
+            if error is None:
+                self._offsets[message.partition()] = message.offset() + 1
+                records.append(message.value() or b"")
+            elif error.code() == KafkaError._PARTITION_EOF:  # its offset lies behind transactions' marks
+                self._offsets[message.partition()] = message.offset()
+                self._reading.discard(message.partition())
+        clicks = clicks_of(records, self._codec)
+        self.refused += clicks.refused
+        if len(clicks.session_keys):
+            self.live.observe(clicks.session_keys, clicks.item_hashes)
+            self.behind_ms = wall_clock_ms() - clicks.newest_ms
         self.live.mark = sum(self._offsets.values())

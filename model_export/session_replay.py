@@ -17,9 +17,10 @@ import numpy.typing as npt
 from schemas.ids import item_hash, user_key
 from schemas.records import LearntPart, SessionDelta
 from udfs.online.session_learner import LearnerSettings, SessionLearner
+from udfs.ranking.click_records import session_key
 from udfs.ranking.found_items import FoundItems
 from udfs.ranking.item_index import ItemIndex
-from udfs.ranking.live_sessions import LiveSessions, session_key
+from udfs.ranking.live_sessions import LiveSessions
 from udfs.ranking.snapshot import Snapshot, StateColumns
 
 

@@ -28,7 +28,8 @@ from tests.stack.deployment import Deployment, until
 from tests.stack.running_shop import SESSIONS, RunningShop
 from udfs.model.bundle import Bundle
 from udfs.online.session_learner import SessionLearner
-from udfs.ranking.live_sessions import LiveSessions, session_key
+from udfs.ranking.click_records import session_key
+from udfs.ranking.live_sessions import LiveSessions
 from udfs.ranking.rank import RankSettings
 
 pytestmark = pytest.mark.stack

@@ -16,7 +16,7 @@ from schemas.ids import item_hash, user_key
 from schemas.records import LearntPart, SessionDelta
 from tests.state_in_memory import MapState, ValueState
 from udfs.online.session_learner import SessionLearner
-from udfs.ranking.live_sessions import session_key
+from udfs.ranking.click_records import session_key
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # PyFlink's own, while it is imported

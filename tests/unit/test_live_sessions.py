@@ -12,9 +12,10 @@ from udfs.neighbours.item_table import ItemTable
 from udfs.neighbours.session_index import SessionIndex, as_queries
 from udfs.ranking.candidates import SESSIONS
 from udfs.ranking.catalogue import CatalogueView
+from udfs.ranking.click_records import session_key
 from udfs.ranking.found_items import FoundItems
 from udfs.ranking.item_index import ItemIndex
-from udfs.ranking.live_sessions import LIMITS, SCAN, LiveSessions, session_key
+from udfs.ranking.live_sessions import LIMITS, SCAN, LiveSessions
 from udfs.ranking.rank import RankSettings, prepare
 from udfs.ranking.snapshot import Snapshot, decode_states
 from udfs.user_state import UserState

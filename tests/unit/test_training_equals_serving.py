@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pytest
 
 from model_export.als import AlsSettings
-from model_export.arrivals import Arrivals
+from model_export.arrivals import PLACED, Arrivals
 from model_export.content import ContentSettings, fit_content
 from model_export.dataset import CandidateSet, candidate_set, ranking_examples
 from model_export.item_side import ItemSideSettings, fit_items
@@ -24,17 +24,19 @@ from model_export.session_replay import SessionClicks
 from model_export.sources.event_log import EventLog, columns_of
 from schemas.codec import decode, decode_event, encode
 from schemas.ids import item_hash, user_key
-from schemas.records import EventItem, Item, SessionDelta
+from schemas.records import Event, EventItem, Item, SessionDelta
 from schemas.validation import effective_time
 from udfs.item_factors import ItemFactors
 from udfs.model.bundle import Bundle
 from udfs.model.manifest import ModelSettings
 from udfs.online.publisher import PublisherSettings
 from udfs.online.session_learner import LearnerSettings, SessionLearner
+from udfs.ranking.arrivals import ARRIVALS
 from udfs.ranking.catalogue import CatalogueView
+from udfs.ranking.click_records import session_key
 from udfs.ranking.features import FEATURE_NAMES
 from udfs.ranking.item_index import ItemIndex
-from udfs.ranking.live_sessions import LiveSessions, session_key
+from udfs.ranking.live_sessions import LiveSessions
 from udfs.ranking.rank import RankSettings, rank_batch
 from udfs.ranking.snapshot import Snapshot
 from udfs.user_logic import LogicSettings, Position, UserLogic
@@ -223,9 +225,7 @@ def test_features_of_training_are_those_that_a_job_ranks_with(
     assert len(np.unique(wanted.reshape(-1, wanted.shape[-1]), axis=0)) > len(moments)
 
 
-def test_so_they_are_for_items_that_come_while_the_model_serves(
-    log: EventLog,
-) -> None:
+def test_so_they_are_for_items_that_come_while_the_model_serves(log: EventLog) -> None:
     catalogue = [
         Item(f"item-{k}", "default", f"word{k % 9} word{k % 5} word{k % 3}", f"category {k % 7}", None, 2.0, True,
              False, {}, 1)
@@ -259,6 +259,7 @@ def test_so_they_are_for_items_that_come_while_the_model_serves(
         np.random.default_rng(0),
     )
     assert len(arrivals.items) > 10
+    assert (arrivals.came, arrivals.given_way) == (len(arrivals.items), 0)
     wanted = candidate_set(index, moments, clicks, RANK, EPOCH, arrivals=arrivals)
     features, _ = served_features(log, index, moments, arrivals=arrivals)
     assert features.tobytes() == wanted.features.reshape(features.shape).tobytes()
@@ -270,6 +271,31 @@ def test_so_they_are_for_items_that_come_while_the_model_serves(
     # Rows and labels are of the same items.
     examples = ranking_examples(wanted)
     assert (examples.labels[new[np.arange(RANK.finalists) < wanted.count[:, None]]] > 0).any()
+    # Workers that rank six new items at once rank the newest six, and so does training.
+    few = Arrivals.of(log, catalogue, items.item_ids, CUT_MS, 6)
+    assert few.given_way == len(few.items) - 6 > 5
+    capped = candidate_set(index, moments, clicks, RANK, EPOCH, arrivals=few)
+    number_of = {item.item_id: number for number, item in enumerate(few.items)}
+    seen = set()
+    for rows, count, known in zip(capped.rows, capped.count, few.known_at(moments), strict=True):
+        listed = {number_of[capped.items.ids[row]] for row in rows[:count] if row >= len(index)}
+        assert all(known - 6 <= number < known for number in listed)
+        seen |= listed
+    assert len(seen) > 6
+
+
+def test_of_a_hundred_thousand_items_that_came_training_places_the_newest_few_and_counts_all() -> None:
+    count = 100_000
+    catalogue = [Item(f"new-{k}", "default", "t", "", None, 1.0, True, False, {}, 1) for k in range(count)]
+    columns = dict.fromkeys(Event._fields, [None] * count) | {"item_id": [item.item_id for item in catalogue]}
+    log = EventLog("many", np.arange(count, dtype=np.int64), columns)
+    came = Arrivals.of(log, catalogue, ["new-7"], 0)
+    assert (came.came, came.given_way, came.at_once) == (count - 1, count - 1 - ARRIVALS, ARRIVALS)
+    assert [item.item_id for item in came.items] == [f"new-{k}" for k in range(count - PLACED, count)]
+    standing = came.standing(PLACED - 10)
+    assert standing.sum() == ARRIVALS and standing[PLACED - 11] and not standing[PLACED - 10]
+    assert len(Arrivals.of(log, catalogue, (), 0, 20_000).items) == 20_000
+    assert not Arrivals.of(log, catalogue, (), 0, 0).items
 
 
 def test_so_they_are_with_the_ranker_that_learns_in_the_stream(

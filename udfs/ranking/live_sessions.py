@@ -8,10 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from xxhash import xxh3_64_intdigest
 
-from schemas.ids import item_hash, user_key
-from schemas.records import LearntPart, SessionDelta
+from schemas.records import LearntPart
 from udfs.item_factors import INTERACTION_WEIGHTS
 from udfs.kernel_cache import kernel
 from udfs.neighbours.index_arrays import IndexLimits
@@ -20,6 +18,7 @@ from udfs.neighbours.scan_arrays import FIRST, Candidates, Queries, ScanSettings
 from udfs.neighbours.session_index import SessionIndex
 from udfs.online.published_ranker import PublishedRanker
 from udfs.online.session_learner import CANDIDATES, LIMITS, SCAN
+from udfs.ranking.click_records import session_key
 from udfs.ranking.found_items import FoundItems, no_items
 from udfs.ranking.item_index import ItemIndex, row_of
 from udfs.ranking.snapshot import Snapshot, StateColumns
@@ -27,17 +26,6 @@ from udfs.user_state import MAX_INTERACTIONS
 
 MOST_ITEMS = 1 << 21
 _EPOCHS_HELD = 2
-
-
-def session_key(user_key: str, ordinal: int) -> int:
-    """Return the 64-bit name of one session of one user (`schemas.ids.user_key`), the ordinal from 1."""
-    return xxh3_64_intdigest(f"{user_key}\0{ordinal}")
-
-
-def click_of(delta: SessionDelta) -> tuple[int, int]:
-    """Return the session's name and the item's hash of what one event added."""
-    key = session_key(user_key(delta.tenant, delta.user_id), delta.session_ordinal)
-    return key, item_hash(delta.item_id)
 
 
 def one_session(items: ItemIndex) -> "LiveSessions":
