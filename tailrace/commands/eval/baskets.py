@@ -46,6 +46,7 @@ def baskets(
         bool,
         typer.Option("--sequence", help="With a sequential network among the sources; it wants PyTorch."),
     ] = False,
+    rules: Annotated[bool, typer.Option("--rules", help="With sequential rules among the sources.")] = False,
     config: Config = None,
     as_json: Json = False,
     out: Out = None,
@@ -65,6 +66,8 @@ def baskets(
     if sequence:
         import_pytorch()
         settings = settings.with_sequence()
+    if rules:
+        settings = settings.with_rules()
     if ablation and len(chosen) > 1:
         raise usage("baskets", "--ablation: wanted --data with one data set, got both")
     outcomes: list[BasketOutcome] = []
@@ -93,4 +96,5 @@ def baskets(
         command += f" --until {until.date().isoformat()}"
     command += " --ablation" if ablation else ""
     command += " --sequence" if sequence else ""
+    command += " --rules" if rules else ""
     publish(report or BasketReport(tuple(outcomes), seed), command, out, as_json=as_json)
