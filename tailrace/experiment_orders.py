@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple, cast
 
 from flink_jobs.settings import Settings
 from schemas.codec import Codec
-from schemas.ids import user_key
-from schemas.records import Control, Example
+from schemas.records import Control
 from schemas.refusal import Refused
 from schemas.topics import CONTROL
 from tailrace.connections import control_producer
@@ -16,7 +14,7 @@ from tailrace.errors import UserError
 from tailrace.topic_scan import TopicReader
 from udfs.experiments.experiment import Experiment
 from udfs.experiments.running import RunningExperiments
-from udfs.experiments.variant_sums import Label, UserTotals, VariantSums, count
+from udfs.experiments.variant_sums import Label, VariantSums
 from udfs.experiments.verdict import Verdict, look
 
 
@@ -63,22 +61,6 @@ def order_running(settings: Settings, running: RunningExperiments, reason: str) 
         raise UserError("TR-730", str(error), fix="tailrace ab start --help") from error
     with control_producer(settings) as producer:
         producer.set_experiments(running.to_json(), reason)
-
-
-def sum_variants(examples: Iterable[Example]) -> dict[Label, VariantSums]:
-    """Return what each variant of each experiment earned, each list once."""
-    totals: dict[str, dict[Label, UserTotals]] = {}
-    sums: dict[Label, VariantSums] = {}
-    seen: set[str] = set()
-    for example in examples:
-        if example.rec_id in seen:
-            continue
-        seen.add(example.rec_id)
-        key = user_key(example.tenant, example.user_id)
-        totals[key], changes = count(example, totals.get(key, {}))
-        for label, change in changes.items():
-            sums[label] = sums.get(label, VariantSums()).merge(change)
-    return sums
 
 
 def standing(experiment: Experiment, sums: dict[Label, VariantSums]) -> Standing:

@@ -96,7 +96,8 @@ def watch(
     look
         How the experiment stands; None: by the topic of examples, of which each look reads what is new.
     """
-    look = look or RunningStanding(settings, experiment).look
+    standings = RunningStanding(settings, (experiment,))
+    look = look or (lambda: standings.look()[0])
     started_s, looks, last = float(experiment.name.rsplit("-", 1)[1]), 0, None
     while True:
         hours = (clock() - started_s) / HOUR_S

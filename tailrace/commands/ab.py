@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,8 +16,10 @@ from flink_jobs.settings import Settings, load
 from tailrace import example_log
 from tailrace.commands.options import Config, Json
 from tailrace.connections import ensure_topics
+from tailrace.counted_examples import sum_variants
 from tailrace.errors import ExitCode, UserError
-from tailrace.experiment_orders import Standing, order_running, read_running, standing, sum_variants
+from tailrace.experiment_orders import Standing, order_running, read_running, standing
+from tailrace.running_standing import RunningStanding
 from udfs.experiments.experiment import BUCKETS, METHODS, METRICS, Experiment, Guardrail, Variant
 from udfs.experiments.running import NAMED, RunningExperiments
 from udfs.experiments.verdict import BETTER, NO_DIFFERENCE, STOP
@@ -120,9 +123,11 @@ def report(
     settings = load(config)
     running = read_running(settings)
     chosen = running.experiments if name is None else (_find(running, name),)
-    examples = example_log.from_topic(settings) if data is None else example_log.from_file(data)
-    sums = sum_variants(examples)
-    found = [standing(one, sums) for one in chosen]
+    if data is None:
+        found = _by_topic(settings, chosen)
+    else:
+        sums = sum_variants(example_log.from_file(data))
+        found = [standing(one, sums) for one in chosen]
     if act:
         for one in found:
             running = _act(settings, running, one)
@@ -158,7 +163,7 @@ def promote(
     running = read_running(settings)
     experiment = _find(running, name)
     if variant is None:
-        verdict = standing(experiment, sum_variants(example_log.from_topic(settings))).verdict
+        verdict = _by_topic(settings, (experiment,))[0].verdict
         if verdict.word != BETTER:
             raise UserError(
                 "TR-732",
@@ -214,6 +219,13 @@ def _act(settings: Settings, running: RunningExperiments, found: Standing) -> Ru
         return running
     order_running(settings, left, f"{name}: {word}")
     return left
+
+
+def _by_topic(settings: Settings, experiments: Sequence[Experiment]) -> list[Standing]:
+    """Judge experiments by all that the topic of examples holds."""
+    if not experiments:
+        return []
+    return RunningStanding(settings, experiments, most_users=None, most_ids=None).look()
 
 
 def _find(running: RunningExperiments, name: str) -> Experiment:

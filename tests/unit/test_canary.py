@@ -15,8 +15,9 @@ from schemas.ids import user_key
 from schemas.records import Example, ExampleItem
 from tailrace import model_canary, model_switch
 from tailrace.cli import app
+from tailrace.counted_examples import sum_variants
 from tailrace.errors import UserError
-from tailrace.experiment_orders import Standing, standing, sum_variants
+from tailrace.experiment_orders import Standing, standing
 from tailrace.model_switch import Activated
 from udfs.experiments.canary import (
     CANDIDATE,

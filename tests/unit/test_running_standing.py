@@ -1,4 +1,4 @@
-"""A canary's looks: what each adds to the last is what a read of the whole topic says, in bounded memory."""
+"""Looks at experiments: what each adds to the last is what a read of the whole topic says, in bounded memory."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from schemas.codec import encode
 from schemas.ids import user_key
 from schemas.records import Example, ExampleItem
 from schemas.topics import EXAMPLES
+from tailrace.counted_examples import sum_variants
 from tailrace.errors import UserError
-from tailrace.experiment_orders import Standing, standing, sum_variants
+from tailrace.experiment_orders import Standing, standing
 from tailrace.running_standing import RunningStanding
 from tailrace.topic_scan import Record
 from udfs.experiments.canary import CANDIDATE, SERVING, CanaryPlan, canary_experiment
@@ -85,7 +86,7 @@ def test_every_look_says_what_a_read_of_the_whole_topic_says_and_reads_only_what
     settings: Settings,
 ) -> None:
     topic, rng = Topic(), np.random.default_rng(1)
-    found = RunningStanding(settings, CANARY, reader=topic)  # type: ignore[arg-type]
+    found = RunningStanding(settings, (CANARY,), reader=topic)  # type: ignore[arg-type]
     made = {encode(one): one for one in examples(3_000)}
     values, sent, words = list(made), 0, []
     for number in range(12):
@@ -95,50 +96,62 @@ def test_every_look_says_what_a_read_of_the_whole_topic_says_and_reads_only_what
         for value in [*batch, *again, b"\x01junk", None]:
             topic.records[int(rng.integers(PARTITIONS))].append(value)
         topic.open = int(rng.integers(4))
-        told = found.look()
+        told = found.look()[0]
         assert told == in_full(topic, made), f"look {number}"
         words.append(told.verdict.word)
     assert words[0] == "running" and words[-1] in ("harmful", "better")
     assert {name: sums.lists > 300 for name, sums in told.sums.items()} == {SERVING: True, CANDIDATE: True}
     topic.open = 0
-    assert found.look() == in_full(topic, made)
+    assert found.look()[0] == in_full(topic, made)
     assert topic.reads == sum(map(len, topic.records)), "each record was read once"
+
+
+def test_several_experiments_stand_after_one_read_as_each_does_by_itself(settings: Settings) -> None:
+    topic = Topic()
+    made = {encode(one): one for one in examples(900)}
+    topic.records[0] = list(made)
+    together = RunningStanding(settings, (CANARY, OTHER), reader=topic, most_users=None, most_ids=None)  # type: ignore[arg-type]
+    sums = sum_variants(made.values())
+    assert together.look() == [standing(CANARY, sums), standing(OTHER, sums)]
+    assert topic.reads == len(made)
+    assert min(one.lists for one in together.look()[1].sums.values()) > 300
 
 
 def test_what_was_read_before_the_broker_went_away_is_counted_once(settings: Settings) -> None:
     topic = Topic()
-    found = RunningStanding(settings, CANARY, reader=topic)  # type: ignore[arg-type]
+    found = RunningStanding(settings, (CANARY,), reader=topic)  # type: ignore[arg-type]
     made = {encode(one): one for one in examples(600)}
     for number, value in enumerate(made):
         topic.records[number % PARTITIONS].append(value)
     topic.fails_at = 250
     with pytest.raises(UserError, match="no broker"):
-        found.look()
+        found.look()[0]
     topic.fails_at = -1
-    assert found.look() == in_full(topic, made)
+    assert found.look()[0] == in_full(topic, made)
     assert topic.reads == 600
 
 
 def test_records_that_the_topic_has_forgotten_stay_counted(settings: Settings) -> None:
     topic = Topic()
-    found = RunningStanding(settings, CANARY, reader=topic)  # type: ignore[arg-type]
+    found = RunningStanding(settings, (CANARY,), reader=topic)  # type: ignore[arg-type]
     made = {encode(one): one for one in examples(600)}
     for number, value in enumerate(made):
         topic.records[number % PARTITIONS].append(value)
-    before = found.look()
+    before = found.look()[0]
     topic.low = 200
-    assert found.look() == before == in_full(topic, made)
+    assert found.look()[0] == before == in_full(topic, made)
 
 
 def test_users_and_ids_are_held_up_to_a_number(settings: Settings) -> None:
     topic = Topic()
-    found = RunningStanding(settings, CANARY, reader=topic, most_users=50, most_ids=30)  # type: ignore[arg-type]
+    found = RunningStanding(settings, (CANARY,), reader=topic, most_users=50, most_ids=30)  # type: ignore[arg-type]
     made = {encode(one): one for one in examples(900)}
     topic.records[0] = list(made)
-    told = found.look()
+    told = found.look()[0]
     users = {one.user_id: None for one in made.values() if CANARY.name in one.variant}
     first = [one for one in made.values() if one.user_id in list(users)[:50]]
     assert len(users) > 100 and told == standing(CANARY, sum_variants(first))
     topic.records[1] = topic.records[0][-20:]
-    assert found.look() == told, "repeats of the newest are known"
-    assert (len(found._users), len(found._seen), len(found._order)) == (50, 30, 30)
+    assert found.look()[0] == told, "repeats of the newest are known"
+    counted = found._counted
+    assert (len(counted._users), len(counted._seen), len(counted._order)) == (50, 30, 30)
