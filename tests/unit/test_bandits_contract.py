@@ -19,7 +19,7 @@ from udfs.bandits.shares import draw, mix_with_floor
 from udfs.bandits.thompson_beta import ThompsonBeta
 from udfs.bandits.thompson_linear import ThompsonLinear
 from udfs.bandits.ucb1 import Ucb1
-from udfs.ranking import list_policies, play_shares
+from udfs.ranking.served_rules import RuleWidths, served_rule
 
 ARMS, DIM, FLOOR = 4, 3, 0.02
 POLICIES: dict[str, Any] = {
@@ -76,9 +76,8 @@ def test_every_policy_of_the_package_is_in_this_suite_and_every_rule_that_serves
             if made and not getattr(thing, "_is_protocol", False):
                 found.add(thing)
     assert found == {type(policy) for policy in POLICIES.values()}
-    for rules, floor in ((play_shares._POLICIES, (0.01,)), (list_policies._RULES, (3, 0.01))):
-        assert {type(make(*floor)) for make in rules.values()} <= found
-        assert set(rules) | {"thompson"} == set(SERVED), "thompson of the slots is udfs.bandit itself"
+    served = [type(served_rule(rule, 3, 0.01, RuleWidths(0.5, 0.5, 0.3, 128))) for rule in SERVED]
+    assert set(served) == found and len(served) == len(found)
 
 
 @every_policy

@@ -154,6 +154,16 @@ def uniform(seed: np.uint64, counter: int) -> float:
 
 
 @kernel
+def draw_arm(probabilities: NDArray[np.float64], user: int, draw: float) -> int:
+    """Return the arm on which a random number in [0, 1) falls, of a user's row of float64 (U, K)."""
+    arm, below = 0, probabilities[user, 0]
+    while draw >= below and arm < probabilities.shape[1] - 1:
+        arm += 1
+        below += probabilities[user, arm]
+    return arm
+
+
+@kernel
 def arm_ranks(
     rank: NDArray[np.int16], user: int, slots: NDArray[np.int32], count: int, out: NDArray[np.int32]
 ) -> None:
@@ -234,10 +244,7 @@ def _fill(
                     new_row = NO_ROW
                     continue
             draw = uniform(seeds[user], slot + 1)
-            arm, below = 0, probabilities[user, 0]
-            while draw >= below and arm < N_ARMS - 1:
-                arm += 1
-                below += probabilities[user, arm]
+            arm = draw_arm(probabilities, user, draw)
             if pick[arm] < 0:
                 arm = RANKER
             chosen = pick[arm]

@@ -10,37 +10,27 @@ The propensities of the slots are those given the list policy: to see a list at 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from udfs.bandits.epsilon_greedy import EpsilonGreedy
-from udfs.bandits.linear_arms import LinearArms
-from udfs.bandits.linucb import LinUcb
+from udfs.bandits.linear_arms import LinearArms, LinearPolicy
 from udfs.bandits.list_policy import ListPolicy
 from udfs.bandits.shared_posterior import SharedPosterior
 from udfs.bandits.shares import mix_with_floor
-from udfs.bandits.thompson_beta import MAX_EVIDENCE, ThompsonBeta
-from udfs.bandits.thompson_linear import ThompsonLinear
-from udfs.bandits.ucb1 import Ucb1
-from udfs.bandits.user_context import LENGTH, UNITS, context_units
+from udfs.bandits.thompson_beta import MAX_EVIDENCE
+from udfs.bandits.user_context import UNITS, context_units
 from udfs.kernel_cache import kernel
-from udfs.ranking.exploration import uniform
+from udfs.ranking.exploration import draw_arm, uniform
+from udfs.ranking.served_rules import RuleWidths, by_posterior, served_rule
 from udfs.ranking.snapshot import StateColumns
 
 NONE: Final = -1
 """In place of a list policy: the list is made as the settings say."""
 _DRAW: Final = 2_000  # number of the draw: behind those of slots and new items
-_CELLS: Final = 128
-_RULES: Final[Mapping[str, Callable[[int, float], Any]]] = {
-    "thompson": lambda arms, floor: ThompsonBeta(arms, floor, most_evidence=MAX_EVIDENCE),
-    "epsilon_greedy": lambda arms, floor: EpsilonGreedy(arms, floor),
-    "ucb1": lambda arms, floor: Ucb1(arms, floor, width=0.5),
-    "linucb": lambda arms, floor: LinUcb(arms, LENGTH, floor),
-    "thompson_linear": lambda arms, floor: ThompsonLinear(arms, LENGTH, floor, cells=_CELLS),
-}
+_WIDTHS: Final = RuleWidths(ucb1=0.5, linucb=0.5, thompson_linear=0.3, cells=128)
 
 
 class DrawnPolicies(NamedTuple):
@@ -91,14 +81,9 @@ def draw_list_policies(
     if not policies:
         return no_policies(len(seeds))
     names = tuple(one.name for one in policies)
-    made = _RULES[rule](len(names), floor)
+    made = served_rule(rule, len(names), floor, _WIDTHS)
     probabilities = np.empty((len(seeds), len(names)))
-    alike: dict[int, list[int]] = {}
-    for user, posterior in enumerate(shared or [None] * len(seeds)):
-        alike.setdefault(id(posterior), []).append(user)
-    for members in alike.values():
-        place = np.array(members, np.int64)
-        posterior = shared[members[0]] if shared else None
+    for posterior, place in by_posterior(shared, len(seeds)):
         probabilities[place] = _of_tenant(made, names, posterior, states, place)
     return DrawnPolicies(names, draw_rows(probabilities, seeds, _DRAW), probabilities)
 
@@ -112,7 +97,8 @@ def _of_tenant(
 ) -> NDArray[np.float64]:
     """Return a rule's probabilities for users of one tenant, float64 (B, K) or (1, K) where all are alike."""
     learnt = None if shared is None else shared.of_list_policies(names)
-    if isinstance(policy, LinUcb | ThompsonLinear):
+    in_context = isinstance(policy, LinearPolicy)
+    if in_context:
         state = policy.start() if learnt is None else learnt.linear(MAX_EVIDENCE)
         context = context_units(states.n_events[place], states.n_purchases[place]) / UNITS
         squares, rewards = (np.broadcast_to(one, (len(place), *one.shape)) for one in state)
@@ -175,13 +161,7 @@ def draw_rows(
     counter
         Number of the draw.
     """
-    users, arms = probabilities.shape
-    result = np.empty(users, np.int32)
-    for user in range(users):
-        draw = uniform(seeds[user], counter)
-        arm, below = 0, probabilities[user, 0]
-        while draw >= below and arm < arms - 1:
-            arm += 1
-            below += probabilities[user, arm]
-        result[user] = arm
+    result = np.empty(len(seeds), np.int32)
+    for user in range(len(seeds)):
+        result[user] = draw_arm(probabilities, user, uniform(seeds[user], counter))
     return result

@@ -10,22 +10,19 @@ The policies with contexts take the user's own credits as if they had been earne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from udfs.bandit import PRIOR_ALPHA, PRIOR_BETA, arm_probabilities_batch
-from udfs.bandits.epsilon_greedy import EpsilonGreedy
 from udfs.bandits.evidence import Evidence
 from udfs.bandits.linear_arms import LinearArms, LinearPolicy
-from udfs.bandits.linucb import LinUcb
 from udfs.bandits.policy import SERVED
 from udfs.bandits.shared_posterior import SharedPosterior
-from udfs.bandits.thompson_linear import ThompsonLinear
-from udfs.bandits.ucb1 import Ucb1
 from udfs.bandits.user_context import LENGTH, UNITS, context_units
+from udfs.ranking.served_rules import RuleWidths, by_posterior, served_rule
 from udfs.ranking.snapshot import StateColumns
 from udfs.user_state import SOURCES
 
@@ -36,13 +33,8 @@ SHARED_CREDITS: Final = 100.0
 CELLS: Final = 48
 """Enough for posteriors of 50 to 800 credits, whose widths are alike: seen to be off by less than 1e-6."""
 
-# Widths for the prior of `udfs.bandit`, under which the ranker comes first and another may soon be tried.
-_POLICIES: Final[Mapping[str, Callable[[float], Any]]] = {
-    "epsilon_greedy": lambda floor: EpsilonGreedy(N_ARMS, floor),
-    "ucb1": lambda floor: Ucb1(N_ARMS, floor, width=0.5),
-    "linucb": lambda floor: LinUcb(N_ARMS, LENGTH, floor, width=1.0),
-    "thompson_linear": lambda floor: ThompsonLinear(N_ARMS, LENGTH, floor, width=0.12, cells=CELLS),
-}
+# For the prior of `udfs.bandit`, under which the ranker comes first and another may soon be tried.
+_WIDTHS: Final = RuleWidths(ucb1=0.5, linucb=1.0, thompson_linear=0.12, cells=CELLS)
 
 
 def play_probabilities(
@@ -76,12 +68,7 @@ def play_probabilities(
         raise ValueError(f"exploration_policy: wanted one of {', '.join(SERVED)}, got {policy!r}")
     users = len(states.n_arms)
     result = np.empty((users, N_ARMS))
-    alike: dict[int, list[int]] = {}
-    for user in range(users if shared else 0):
-        alike.setdefault(id(shared[user]), []).append(user)
-    for members in alike.values() if shared else ([*range(users)],):
-        posterior = shared[members[0]] if shared else None
-        place = np.array(members, np.int64)
+    for posterior, place in by_posterior(shared, users):
         result[place] = _of_tenant(states, place, floor, policy, posterior, shared_credits)
     return result
 
@@ -102,7 +89,7 @@ def _of_tenant(
             (states.arm_beta, np.array(PRIOR_BETA)),
         )
     )
-    made = None if policy == THOMPSON else _POLICIES[policy](floor)
+    made = None if policy == THOMPSON else served_rule(policy, N_ARMS, floor, _WIDTHS)
     if isinstance(made, LinearPolicy):
         return _in_context(made, states, place, alpha, beta, shared, most)
     if shared is not None:
