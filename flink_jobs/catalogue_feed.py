@@ -97,6 +97,11 @@ class CatalogueFeed:
         changed, self._changed = self._changed, []
         return changed
 
+    @property
+    def unknown(self) -> int:
+        """How many records of items found no place in a view: the epoch knows them not, or they gave way."""
+        return max((view.unknown for view in self._views.values()), default=0)
+
     def close(self) -> None:
         """Leave the broker."""
         self._consumer.close()

@@ -202,6 +202,7 @@ class RankLists(ScalarFunction):
             "active": self._active_epoch,
             "catalogue_mark": self._catalogue.mark,
             "catalogue_refused": self._catalogue.refused,
+            "unknown_items": self._catalogue.unknown,
             "store_retries": self._store.retries,
             "sessions": self._session_state(),
             "posteriors": None if self._posteriors is None else self._posteriors.state(),

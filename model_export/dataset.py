@@ -153,7 +153,7 @@ def candidate_set(
     may = view.allowed[late].copy()
     for start, stop in _batches(known):
         batch = moments[start:stop]
-        view.allowed[late] = may & (np.arange(len(late)) < known[start])
+        view.allowed[late] = may & came.standing(known[start])[: len(late)]
         shots = snapshots(batch, index.factors, epoch)
         prepared = prepare(index, shots, view, settings, epoch, sessions)
         found = prepared.candidates

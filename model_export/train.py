@@ -115,7 +115,9 @@ def train(
         (first, second, tests, later), clicks = work.moments(log, edges, halves[-1])
     with work.phase("candidates"):
         came = [
-            Arrivals.of(log.before(end), catalogues[number + 1], half.item_ids, edges[number])
+            Arrivals.of(
+                log.before(end), catalogues[number + 1], half.item_ids, edges[number], settings.arrivals
+            )
             for number, (half, end) in enumerate(zip(halves, edges[1:], strict=False))
         ]
         learnt = [
@@ -136,6 +138,11 @@ def train(
         metrics = {
             "held_out": evaluate_openings(log, edges[1], tested, predict(measured, tested.features)),
             "held_out_within": evaluate_within(learnt[1], predict(measured, learnt[1].features)),
+            "arrivals": {
+                "at_once": settings.arrivals,
+                "came": [one.came for one in came],
+                "given_way": [one.given_way for one in came],
+            },
         }
     with work.phase("ranker"):
         both = RankingExamples.joined(examples)

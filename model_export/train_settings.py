@@ -15,6 +15,7 @@ from model_export.ranker import RankerSettings
 from model_export.rules import RuleSettings
 from model_export.sequence_training import SequenceSettings
 from udfs.model.manifest import ModelSettings
+from udfs.ranking.arrivals import ARRIVALS
 from udfs.ranking.rank import RankSettings
 from udfs.user_logic import LogicSettings
 
@@ -61,7 +62,7 @@ def first_stage() -> ModelSettings:
 class TrainSettings:
     """How a bundle is trained; written into its manifest.
 
-    `logic` and `rank` are the job's own: the replay keeps users as the job does, and candidates are found
+    `logic`, `rank` and `arrivals` are the job's own: the replay keeps users as the job does, and candidates are found
     as its workers find them.
     """
 
@@ -70,6 +71,7 @@ class TrainSettings:
     model: ModelSettings = field(default_factory=first_stage)
     items: ItemSideSettings = field(default_factory=ItemSideSettings)
     content: ContentSettings = field(default_factory=ContentSettings)
+    arrivals: int = ARRIVALS  # items unknown to an epoch that its workers rank at most
     sequence: SequenceSettings | None = None  # None: no network
     rules: RuleSettings | None = None  # None: none
     moments: MomentSettings = field(default_factory=MomentSettings)

@@ -172,6 +172,7 @@ class WorkerSays(NamedTuple):
     refused: dict[int, str]
     active: int
     at_ms: int
+    unknown_items: int = 0
 
 
 def workers(client: Any) -> list[WorkerSays]:
@@ -186,9 +187,19 @@ def workers(client: Any) -> list[WorkerSays]:
                 {int(epoch): reason for epoch, reason in says.get("refused", {}).items()},
                 int(says.get("active", 0)),
                 int(says["at_ms"]),
+                int(says.get("unknown_items", 0)),
             )
         )
     return sorted(found)
+
+
+def unknown_items(settings: Settings) -> int:
+    """Give how many records of items found no place in a worker, in that with the most; 0 where none can be asked."""
+    try:
+        with store(settings) as client:
+            return max((worker.unknown_items for worker in workers(client)), default=0)
+    except UserError:
+        return 0
 
 
 def wait_for_workers(

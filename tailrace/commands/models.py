@@ -88,6 +88,12 @@ def ls(config: Config = None, as_json: Json = False) -> None:
             console.print(f"epoch {bundle.epoch} is refused: {bundle.refusal}", markup=False, soft_wrap=True)
     if active is None:
         console.print("none serves; `tailrace models promote EPOCH`")
+    elif waiting := model_epochs.unknown_items(settings):
+        console.print(
+            f"{waiting:,} records of items that epoch {active} does not know wait for the next model: workers rank "
+            f"the newest {settings.model.arrivals:,} (model.arrivals), where the bundle has a vocabulary",
+            soft_wrap=True,
+        )
 
 
 def keygen(file: KeyFile, as_json: Json = False) -> None:

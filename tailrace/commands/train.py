@@ -65,6 +65,12 @@ def train(
             help="gru: a sequential network as a source of its own; it is trained with PyTorch and served without.",
         ),
     ] = "",
+    rules: Annotated[
+        bool,
+        typer.Option(
+            "--rules", help="Sequential rules as a source of their own: what users took after an item."
+        ),
+    ] = False,
     tail_grades: Annotated[
         int,
         typer.Option(
@@ -95,6 +101,8 @@ def train(
     if sequence:
         import_pytorch()
         chosen = chosen.with_sequence()
+    if rules:
+        chosen = chosen.with_rules()
     try:
         with phase_progress(shown=not as_json, width=16) as tell:
             report = train_bundle(
@@ -132,6 +140,7 @@ def train_settings(settings: Settings, *, learnt_sessions: bool = False) -> Trai
     made = TrainSettings(
         logic=LogicSettings(job.session_gap_ms, job.forget_after_ms, job.shards),
         rank=rank_settings(settings),
+        arrivals=settings.model.arrivals,
     )
     return made.with_learnt_sessions() if learnt_sessions else made
 
@@ -198,6 +207,13 @@ def _show(report: TrainReport) -> None:
             values = [f"{row[metric]:.3f}" for metric in METRICS]
             table.add_row("as served", "all", str(row["lists"]), *values)
         console.print(table)
+    came = metrics["arrivals"]
+    if max(came["given_way"]):
+        console.print(
+            f"{max(came['came']):,} items came within a stretch, and workers rank the newest {came['at_once']:,} "
+            f"(model.arrivals): {max(came['given_way']):,} gave way to newer ones, in training as in serving",
+            soft_wrap=True,
+        )
     console.print(
         f"bundle {report.path}, model {report.model_version}, manifest {report.manifest_sha256[:12]}; "
         f"{report.wall_s:.1f} s, {report.cpu_s:.1f} CPU-s",
