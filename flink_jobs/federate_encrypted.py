@@ -10,10 +10,7 @@ import numpy as np
 from pyflink.common import Row
 
 from flink_jobs.federate_numbers import StoredNumbers
-from flink_jobs.federate_secure import count_step, refusal_row, told_row
-from schemas.codec import decode
-from schemas.records import EdgeUpdate
-from udfs.federate.batch_step import BatchStep
+from flink_jobs.federate_secure import count_step, in_order, refusal_row, told_row
 from udfs.federate.contribution import SecurePacket
 from udfs.federate.encrypted_line import EncryptedLogic, EncryptedState, EncryptedStep
 from udfs.federate.line import LineLogic
@@ -73,10 +70,11 @@ class StoredEncryption:
         name = self._line.name
         self._cohorts.put(name, json.dumps({"encryption": self._line.encryption_key}).encode())
         self._heads.put(name, after.head.encode())
-        count, total = after.head.contributions, after.total
-        sums = {} if total is None else {_BASE: FixedPointSum(count, total.view(np.int64))}
-        dropped = () if sums else (_BASE,)
-        self._numbers.keep(BatchStep(after.head, sums, None, dropped, (), (), {}), 0)
+        if after.total is None:
+            self._numbers.put_sums({}, (_BASE,))
+        else:
+            total = FixedPointSum(after.head.contributions, after.total.view(np.int64))
+            self._numbers.put_sums({_BASE: total}, ())
 
 
 def encrypted_rows(
@@ -97,9 +95,7 @@ def encrypted_rows(
     if not packets and not encrypted.is_overdue(head, clock_ms):
         return
     state = stored.read(head)
-    for packet in sorted(packets, key=lambda one: one[1:4]):
-        update = decode("EdgeUpdate", packet.value)
-        assert isinstance(update, EdgeUpdate)
+    for packet, update in in_order(packets):
         step = encrypted.on_update(state, update, packet.at_ms)
         state = step.state
         if step.refused is not None:

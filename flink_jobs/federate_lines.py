@@ -98,10 +98,9 @@ class LineShell(KeyedShell):
                 came.setdefault(packet.line, []).append(packet)
         logics = self._logics.get(index, {})
         counts: dict[str, int] = {}
-        for name in came.keys() - logics.keys():
-            counts["unknown_line"] = counts.get("unknown_line", 0) + sum(
-                len(packet.fixed) for packet in came[name]
-            )
+        for name in (came.keys() | messages.keys()) - logics.keys():
+            lost = sum(len(packet.fixed) for packet in came.get(name, ())) + len(messages.get(name, ()))
+            counts["unknown_line"] = counts.get("unknown_line", 0) + lost
         for name, logic in logics.items():
             some = messages.get(name, [])
             yield from self._line(name, logic, came.get(name, []), some, clock_ms, counts)
@@ -133,8 +132,8 @@ class LineShell(KeyedShell):
         else:
             head = LineHead.decode(blob)
         if logic.line.secure:
-            state = StoredCohort(name, self._heads, self._cohorts, numbers)
-            yield from secure_rows(logic, state, messages, clock_ms, counts)
+            masked = StoredCohort(name, self._heads, self._cohorts, numbers)
+            yield from secure_rows(logic, masked, messages, clock_ms, counts)
             return
         if logic.line.encryption_key:
             encrypted = StoredEncryption(logic.line, self._heads, self._cohorts, numbers)
@@ -150,11 +149,10 @@ class LineShell(KeyedShell):
             numbers.keep(step, head.contributions)
         for one, refused in step.refused:
             place = (EDGE_UPDATES, one.partition, one.offset, one.at_ms)
-            kept = one.without_numbers(
-                name, str(logic.line.mode), logic.line.noise_multiplier, logic.line.dimension
-            )
-            key = user_key(kept.tenant, kept.user_id)
-            yield Row(DEAD_LETTER, *dead_letter(*place, key, encode(kept), refused, JOB))
+            line = logic.line
+            update = one.without_numbers(name, str(line.mode), line.noise_multiplier, line.dimension)
+            key = user_key(update.tenant, update.user_id)
+            yield Row(DEAD_LETTER, *dead_letter(*place, key, encode(update), refused, JOB))
         for record in step.released:
             yield model_row(record)
         for counter, by in step.counts.items():

@@ -5,6 +5,7 @@ Each value has at most 256 KiB and some bytes, whatever the model's size: RocksD
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from struct import Struct
 from typing import Any
 
@@ -75,6 +76,16 @@ class StoredNumbers:
             parts.append(decode_sum(block))
         return FixedPointSum(parts[0].contributions, np.concatenate([part.total for part in parts]))
 
+    def put_sums(self, sums: Mapping[int, FixedPointSum], dropped: Iterable[int]) -> None:
+        """Store sums by base version, and forget those of other versions, which are over."""
+        for base in dropped:
+            for start in self._starts:
+                self._sums.remove(f"{self._name}/{base}/{start}")
+        for base, partial in sums.items():
+            for start in self._starts:
+                part = FixedPointSum(partial.contributions, partial.total[start : start + BLOCK_NUMBERS])
+                self._sums.put(f"{self._name}/{base}/{start}", encode_sum(part))
+
     def kept(self, count: int) -> KeptRows:
         """The single contributions of the open cohort, `count` of them.
 
@@ -103,13 +114,7 @@ class StoredNumbers:
         stored
             Contributions of the cohort that was open before.
         """
-        for base in step.dropped:
-            for start in self._starts:
-                self._sums.remove(f"{self._name}/{base}/{start}")
-        for base, partial in step.sums.items():
-            for start in self._starts:
-                part = FixedPointSum(partial.contributions, partial.total[start : start + BLOCK_NUMBERS])
-                self._sums.put(f"{self._name}/{base}/{start}", encode_sum(part))
+        self.put_sums(step.sums, step.dropped)
         if step.weights is not None:
             self.put_weights(step.weights)
         if step.released and self._kept is not None:

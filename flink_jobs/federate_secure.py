@@ -15,7 +15,6 @@ from schemas.codec import decode, encode
 from schemas.ids import user_key
 from schemas.records import EdgeCohort, EdgeModel, EdgeUpdate
 from schemas.refusal import Refused
-from udfs.federate.batch_step import BatchStep
 from udfs.federate.contribution import SecurePacket
 from udfs.federate.line import LineLogic
 from udfs.federate.line_state import LineHead, LineState
@@ -65,10 +64,9 @@ class StoredCohort:
         """Store what messages made."""
         self._cohorts.put(self._name, cohort.encode())
         self._heads.put(self._name, after.head.encode())
-        is_new = after.head.version > before.head.version
-        dropped = tuple(before.sums.keys() - after.sums.keys())
-        kept = BatchStep(after.head, after.sums, after.weights if is_new else None, dropped, (), (), {})
-        self._numbers.keep(kept, 0)
+        self._numbers.put_sums(after.sums, before.sums.keys() - after.sums.keys())
+        if after.head.version > before.head.version:
+            self._numbers.put_weights(after.weights)
 
 
 def secure_rows(
@@ -86,9 +84,7 @@ def secure_rows(
     secure = SecureLogic(logic)
     cohort, before = stored.read()
     state = before
-    for packet in sorted(packets, key=lambda one: one[1:4]):
-        update = decode("EdgeUpdate", packet.value)
-        assert isinstance(update, EdgeUpdate)
+    for packet, update in in_order(packets):
         step = secure.on_message(cohort, state, update, packet.at_ms)
         cohort, state = step.cohort, step.state
         if step.refused is not None:
@@ -97,6 +93,14 @@ def secure_rows(
     step = secure.on_time(cohort, state, clock_ms)
     yield from _rows(step, counts)
     stored.write(before, step.cohort, step.state)
+
+
+def in_order(packets: list[SecurePacket]) -> Iterator[tuple[SecurePacket, EdgeUpdate]]:
+    """Give packets and what they hold, in the order of (time, partition, offset)."""
+    for packet in sorted(packets, key=lambda one: one[1:4]):
+        update = decode("EdgeUpdate", packet.value)
+        assert isinstance(update, EdgeUpdate)
+        yield packet, update
 
 
 def model_row(record: EdgeModel) -> Row:

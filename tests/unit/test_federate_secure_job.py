@@ -9,12 +9,25 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_federate_shells import HEAD, Job, records, settings_of, store, update
+from test_federate_shells import (
+    HEAD,
+    SHARDS,
+    Job,
+    LineShell,
+    Store,
+    Task,
+    records,
+    settings_of,
+    store,
+    update,
+)
 
 from clients.edge.secure_contribution import SecureContribution
 from flink_jobs.settings import SettingsError
+from flink_jobs.shards import shard_of
 from schemas.ids import user_key
 from schemas.records import EdgeModel, EdgeUpdate
+from udfs.federate.contribution import SecurePacket
 from udfs.federate.secure_sum import SecureSumError
 from udfs.privacy.fixed_point import UNIT
 
@@ -296,3 +309,11 @@ def test_masks_are_not_put_on_or_taken_off_a_line_that_has_begun() -> None:
     Fleet(begun).send([Fleet(begun).members[0].join()])
     with pytest.raises(ValueError, match="was added under masks or encrypted before"):
         Job(plain, begun.states).read([], 0)
+
+
+def test_messages_for_a_line_that_is_learnt_no_more_are_counted(store: Store) -> None:
+    lines = Task(LineShell(settings_of(SECURE)))
+    packets = [SecurePacket("gone", 5, 0, place, b"").encode() for place in range(3)]
+    shard = shard_of("head", SHARDS)
+    list(lines.run(shard, (packets, len(packets)), 100))
+    assert store.counts[f"lines-{shard}"] == {"unknown_line": 3}
