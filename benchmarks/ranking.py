@@ -16,14 +16,14 @@ import numpy as np
 
 from benchmarks import synthetic_shop
 from udfs.model.bundle import Bundle
+from udfs.ranking.candidates import SESSIONS, quota
 from udfs.ranking.catalogue import CatalogueView
-from udfs.ranking.content_source import find_by_content
 from udfs.ranking.exploration import fill_slots, list_seed
 from udfs.ranking.feature_kernel import compute_features
 from udfs.ranking.first_stage import pick_finalists
 from udfs.ranking.live_sessions import LiveSessions, one_session
 from udfs.ranking.play_shares import play_probabilities
-from udfs.ranking.prepare import SCORED_BY_CONTENT
+from udfs.ranking.prepare import find_content
 from udfs.ranking.rank import RankSettings, rank_batch
 from udfs.ranking.retrieval import find_history, retrieve
 from udfs.ranking.snapshot import Snapshot, decode_states
@@ -48,7 +48,7 @@ def figures(
     """
     users, index = len(snapshots), catalogue.index
     seeds = np.array([list_seed(one.key, one.version, bundle.epoch) for one in snapshots], np.uint64)
-    most = int(min(settings.candidates, len(index)) * index.settings.share_sessions)
+    most = quota(index, SESSIONS, settings.candidates)
     laps: dict[str, list[float]] = {}
     started = 0.0
 
@@ -66,10 +66,8 @@ def figures(
         lap("history")
         live = sessions.find(index, snapshots, states, catalogue.allowed, most)
         lap("sessions")
-        content = None
-        if index.content is not None and index.content.table.has_links():
-            limit = SCORED_BY_CONTENT * int(settings.candidates * index.settings.share_content)
-            content = find_by_content(index.content.table, history, catalogue.allowed, limit)
+        content = find_content(index, history, catalogue.allowed, settings.candidates)
+        if content is not None:
             lap("content")
         candidates = retrieve(
             index,

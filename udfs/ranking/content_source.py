@@ -13,6 +13,8 @@ from udfs.ranking.found_items import FoundItems, no_items
 from udfs.ranking.history import NEIGHBOUR_DECAY, NEIGHBOUR_ITEMS, History
 from udfs.ranking.top_k import order_key, row_of_key, score_of_key, sort_top
 
+SCORED_BY_CONTENT = 4
+"""Times its share that it finds: candidates of other sources get its score too."""
 _TOUCHED = NEIGHBOUR_ITEMS * 2 * NEIGHBOURS_PER_ITEM
 
 

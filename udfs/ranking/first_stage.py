@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udfs.kernel_cache import kernel
-from udfs.ranking.candidates import CONTENT, N_RETRIEVERS, Candidates
+from udfs.ranking.candidates import CONTENT, N_RETRIEVERS, RETRIEVERS, Candidates
 from udfs.ranking.item_index import ItemColumns, ItemIndex
 from udfs.ranking.top_k import order_key, row_of_key, sort_top
 
@@ -46,21 +46,7 @@ def pick_finalists(index: ItemIndex, candidates: Candidates, finalists: int) -> 
     """
     users = len(candidates.counts)
     settings = index.settings
-    weights = np.array(
-        [
-            settings.weight_embedding,
-            settings.weight_neighbours,
-            settings.weight_repeat,
-            settings.weight_sessions,
-            settings.weight_trending,
-            settings.weight_popular,
-            settings.weight_devices,
-            settings.weight_content,
-            settings.weight_sequence,
-            settings.weight_rules,
-        ],
-        np.float32,
-    )
+    weights = np.array([getattr(settings, f"weight_{name}") for name in RETRIEVERS], np.float32)
     picked = Finalists(
         np.zeros(users, np.int32),
         np.zeros((users, finalists), np.int32),

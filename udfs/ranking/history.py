@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udfs.kernel_cache import kernel
+from udfs.model.manifest import NEIGHBOURS_PER_ITEM
 from udfs.purchases import HALF_LIFE_DAYS
 from udfs.ranking.item_index import ItemColumns, row_of
 from udfs.ranking.rules import bought_recently
@@ -15,9 +16,11 @@ from udfs.user_state import EVENT_TYPES, MAX_BOUGHT, MAX_INTERACTIONS, MAX_SEEN
 
 NEIGHBOUR_ITEMS = 10
 NEIGHBOUR_DECAY = 0.85
+MOST_TOUCHED = NEIGHBOUR_ITEMS * NEIGHBOURS_PER_ITEM
 MS_A_DAY = 86_400_000.0
 N_TYPES = 10
 _DECAY_A_DAY = log(2.0) / HALF_LIFE_DAYS
+_HAD = MAX_INTERACTIONS + MAX_BOUGHT
 _PURCHASE = EVENT_TYPES.index("purchase")
 
 
@@ -61,6 +64,23 @@ def empty_history(users: int) -> History:
         np.full((users, MAX_SEEN), -1, np.int32),
         np.full((users, NEIGHBOUR_ITEMS), -1, np.int32),
         np.zeros(users, np.int32),
+    )
+
+
+@kernel
+def empty_scratch(n: int) -> Scratch:
+    """Return a `Scratch` for n items."""
+    return Scratch(
+        np.zeros(n, np.int32),
+        np.zeros(n, np.int32),
+        np.zeros(n, np.float32),
+        np.full(n, -1.0, np.float64),
+        np.zeros(_HAD, np.int32),
+        np.zeros(_HAD, np.float32),
+        np.zeros(n, np.float32),
+        np.zeros(n, np.float32),
+        np.zeros(n, np.int32),
+        np.zeros(MOST_TOUCHED, np.int32),
     )
 
 

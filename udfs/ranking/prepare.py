@@ -1,14 +1,15 @@
 """Snapshots to candidates and their features: everything before the ranker."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from udfs.ranking.candidates import Candidates
+from udfs.ranking.candidates import CONTENT, DEVICES, RULES, SEQUENCE, SESSIONS, Candidates, quota
 from udfs.ranking.catalogue import CatalogueView
-from udfs.ranking.content_source import find_by_content
+from udfs.ranking.content_source import SCORED_BY_CONTENT, find_by_content
 from udfs.ranking.device_source import find_by_devices
 from udfs.ranking.feature_kernel import compute_features
 from udfs.ranking.first_stage import Finalists, pick_finalists
@@ -22,9 +23,6 @@ from udfs.ranking.sequence_source import SCORED_BY_SEQUENCE, find_by_sequence
 from udfs.ranking.snapshot import Snapshot, StateColumns, decode_states
 from udfs.user_state import UserState
 from udfs.user_vector import refresh_embeddings
-
-SCORED_BY_CONTENT = 4
-"""Times its share that the content source finds: candidates of other sources get its score too."""
 
 
 class SessionSource(Protocol):
@@ -93,44 +91,49 @@ def prepare(
     states = decode_states(snapshots)
     _refold(index, snapshots, states, epoch)
     history = find_history(index, states)
-    live = no_items(len(snapshots))
+    allowed, most = catalogue.allowed, partial(quota, index, candidates=settings.candidates)
+    live, devices, sequence, rules = no_items(len(snapshots)), None, None, None
     if sessions is not None:
-        most = int(min(settings.candidates, len(index)) * index.settings.share_sessions)
-        live = sessions.find(index, snapshots, states, catalogue.allowed, most)
-    devices = None
+        live = sessions.find(index, snapshots, states, allowed, most(SESSIONS))
     if index.devices is not None:
-        most = int(min(settings.candidates, len(index)) * index.settings.share_devices)
-        devices = find_by_devices(index.devices, history, catalogue.allowed, most)
-    content = None
-    if index.content is not None and index.content.table.has_links():
-        most = int(min(settings.candidates, len(index)) * index.settings.share_content)
-        content = find_by_content(index.content.table, history, catalogue.allowed, SCORED_BY_CONTENT * most)
-    sequence = None
+        devices = find_by_devices(index.devices, history, allowed, most(DEVICES))
     if index.sequence is not None:
-        most = int(min(settings.candidates, len(index)) * index.settings.share_sequence)
-        sequence = find_by_sequence(
-            index.sequence, states, history, catalogue.allowed, SCORED_BY_SEQUENCE * most
-        )
-    rules = None
+        limit = SCORED_BY_SEQUENCE * most(SEQUENCE)
+        sequence = find_by_sequence(index.sequence, states, history, allowed, limit)
     if index.rules is not None:
-        most = int(min(settings.candidates, len(index)) * index.settings.share_rules)
-        rules = find_by_rules(index.rules, history, catalogue.allowed, SCORED_BY_RULES * most)
+        rules = find_by_rules(index.rules, history, allowed, SCORED_BY_RULES * most(RULES))
     candidates = retrieve(
         index,
         states,
         history,
         live,
-        catalogue.allowed,
+        allowed,
         settings.candidates,
         settings.rebuy_after_ms,
         devices,
-        content,
+        find_content(index, history, allowed, settings.candidates),
         sequence,
         rules,
     )
     finalists = pick_finalists(index, candidates, settings.finalists)
     features = compute_features(index, states, history, candidates, finalists, catalogue.price_log)
     return Prepared(states, history, candidates, finalists, features)
+
+
+def find_content(
+    index: ItemIndex, history: History, allowed: NDArray[np.bool_], candidates: int
+) -> FoundItems | None:
+    """Return what the content source brings, and lends its scores to; None: there is nothing that it could find.
+
+    Parameters
+    ----------
+    candidates
+        Of a user, from all sources.
+    """
+    if index.content is None or not index.content.table.has_links():
+        return None
+    limit = SCORED_BY_CONTENT * quota(index, CONTENT, candidates)
+    return find_by_content(index.content.table, history, allowed, limit)
 
 
 def _refold(index: ItemIndex, snapshots: Sequence[Snapshot], states: StateColumns, epoch: int) -> None:

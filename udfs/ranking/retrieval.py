@@ -29,10 +29,10 @@ from udfs.ranking.candidates import (
 )
 from udfs.ranking.found_items import FoundItems, no_items
 from udfs.ranking.history import (
-    NEIGHBOUR_ITEMS,
+    MOST_TOUCHED,
     History,
-    Scratch,
     empty_history,
+    empty_scratch,
     locate,
     score_repeats,
     sum_neighbours,
@@ -42,10 +42,6 @@ from udfs.ranking.inverted_lists import ListColumns, search_lists
 from udfs.ranking.item_index import ItemColumns, ItemIndex
 from udfs.ranking.snapshot import StateColumns
 from udfs.ranking.top_k import order_key, row_of_key, score_of_key, sort_top
-from udfs.user_state import MAX_BOUGHT, MAX_INTERACTIONS
-
-_TOUCHED = NEIGHBOUR_ITEMS * 50
-_HAD = MAX_INTERACTIONS + MAX_BOUGHT
 
 
 def find_history(index: ItemIndex, states: StateColumns) -> History:
@@ -144,22 +140,11 @@ def _retrieve(
 ) -> None:
     n, dimension = items.factors.shape
     limit = found.rows.shape[1]
-    exact, room = len(bias) > 0, max(n, len(bias), _TOUCHED) + lists.centroids.shape[1] + GROUPS
+    exact, room = len(bias) > 0, max(n, len(bias), MOST_TOUCHED) + lists.centroids.shape[1] + GROUPS
     scores = np.empty(len(bias) if exact else room, np.float32)
     keys = np.empty(room + 1, np.uint64)
     slot = np.zeros(n, np.int32)  # 1 + place among the candidates; cleared user by user
-    scratch = Scratch(
-        np.zeros(n, np.int32),
-        np.zeros(n, np.int32),
-        np.zeros(n, np.float32),
-        np.full(n, -1.0, np.float64),
-        np.zeros(_HAD, np.int32),
-        np.zeros(_HAD, np.float32),
-        np.zeros(n, np.float32),
-        np.zeros(n, np.float32),
-        np.zeros(n, np.int32),
-        np.zeros(_TOUCHED, np.int32),
-    )
+    scratch = empty_scratch(n)
     for user in range(len(states.at_ms)):
         stamp = user + 1
         n_had = score_repeats(user, items, states, history, type_weights, rebuy_after_ms, scratch)
