@@ -245,6 +245,24 @@ def test_a_new_item_is_listed_and_keeps_the_rules(tmp_path: Path) -> None:
     assert "new-1" not in listed()
 
 
+def test_a_new_item_that_the_ranker_does_not_want_is_tried_by_the_neighbours_arm(tmp_path: Path) -> None:
+    rank = FEATURE_NAMES.index("content_rank")
+    against = Trees(
+        np.full((1, 1), rank), np.full((1, 1), 0.9, np.float32), np.array([[0.0, -1.0]], np.float32)
+    )
+    bundle = toy_bundle(tmp_path / "7", against)
+    view = CatalogueView(bundle, 10)
+    view.apply(NEW)
+    how = dataclasses.replace(HOW, exploration_floor=0.18)
+    shots = [snapshot(toy_state([0, 30, 60]), f"u{k}") for k in range(400)]
+    lists = rank_batch(bundle, shots, view, how)
+    slots = [item for one in lists for item in one.items if item.item_id == "new-1"]
+    assert len(slots) > 40
+    assert {item.source for item in slots} == {"neighbours"}
+    # It is at the head of no other arm, so its propensity is that of the arm, as every list logs it.
+    assert {item.propensity for item in slots} == {round(lists[0].source_probabilities[2], 9)}
+
+
 def test_a_bought_arrival_is_kept_out_and_its_history_counts(tmp_path: Path) -> None:
     bundle = toy_bundle(tmp_path / "7", by_content())
     view = CatalogueView(bundle, 10)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from udfs.bandit import PRIOR_ALPHA, PRIOR_BETA, arm_probabilities
 from udfs.ranking.candidates import (
+    CONTENT,
     EMBEDDING,
     N_RETRIEVERS,
     NEIGHBOURS,
@@ -29,7 +30,7 @@ from udfs.ranking.snapshot import Snapshot, decode_states
 from udfs.user_state import SOURCES
 
 K = 12
-BY_TURNS = {"neighbours": [NEIGHBOURS, SESSIONS], "popular": [TRENDING, POPULAR]}
+BY_TURNS = {"neighbours": [NEIGHBOURS, SESSIONS, CONTENT], "popular": [TRENDING, POPULAR]}
 P = np.array([0.5, 0.2, 0.15, 0.1, 0.05])
 
 
@@ -64,8 +65,11 @@ def arm_order(arm: str, ranks: np.ndarray, scores: np.ndarray) -> list[int]:
     if arm == "ranker":
         return np.argsort(-scores, kind="stable").tolist()
     if arm in BY_TURNS:
-        by_turns = [(2 * t if t else 99, 2 * p + 1 if p else 99) for t, p in ranks[:, BY_TURNS[arm]]]
-        return sorted((k for k in range(K) if min(by_turns[k]) < 99), key=lambda k: min(by_turns[k]))
+        by_turns = [
+            min(((rank, turn) for turn, rank in enumerate(of_item) if rank), default=None)
+            for of_item in ranks[:, BY_TURNS[arm]].tolist()
+        ]
+        return sorted((k for k in range(K) if by_turns[k] is not None), key=lambda k: by_turns[k])
     column = {"embedding": EMBEDDING, "repeat": REPEAT}[arm]
     return sorted((k for k in range(K) if ranks[k, column]), key=lambda k: ranks[k, column])
 
@@ -114,12 +118,21 @@ def test_an_arm_with_nothing_left_gives_what_the_ranker_would() -> None:
 
 @pytest.mark.parametrize("arm", ["popular", "neighbours"])
 def test_an_arm_of_two_sources_takes_their_items_by_turns(arm: str) -> None:
-    first, second = BY_TURNS[arm]
+    first, second = BY_TURNS[arm][:2]
     ranks = np.zeros((K, N_RETRIEVERS), np.int64)
     ranks[[1, 2, 3], first] = [1, 2, 3]
     ranks[[8, 9, 2], second] = [1, 2, 3]
     lists = fill(ranks, np.zeros(K, np.float32), 3, np.array([float(name == arm) for name in SOURCES]), 5)
     assert lists.places[0].tolist() == [1, 8, 2, 9, 3]
+
+
+def test_neighbours_take_what_content_brings_at_the_third_turn() -> None:
+    ranks = np.zeros((K, N_RETRIEVERS), np.int64)
+    ranks[[1, 2], NEIGHBOURS] = [1, 2]
+    ranks[[8, 9], SESSIONS] = [1, 2]
+    ranks[[5, 6, 7], CONTENT] = [1, 2, 3]
+    lists = fill(ranks, np.zeros(K, np.float32), 3, np.array([0.0, 0, 1.0, 0, 0]), 7)
+    assert lists.places[0].tolist() == [1, 8, 5, 2, 9, 6, 7]
 
 
 def test_every_arm_is_drawn_as_often_as_it_should_be() -> None:

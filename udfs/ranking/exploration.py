@@ -1,8 +1,8 @@
 """Exploration: for every slot an arm is drawn, and the slot takes the arm's best item that is left.
 
 Arms are the sources of `udfs.user_state.SOURCES`; ``ranker`` is the ranking itself, diversity included,
-``neighbours`` takes items of co-occurrence and of sessions by turns, ``popular`` trending and popular ones. An
-arm with nothing left gives what the ranker would.
+``neighbours`` takes items of co-occurrence, of sessions and of content by turns, ``popular`` trending and popular
+ones. An arm with nothing left gives what the ranker would.
 It comes last, so nothing moves an item afterwards and the logged propensity is exact: the sum of the
 probabilities of all arms that would have put this item in this slot, given the slots before.
 
@@ -19,7 +19,16 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from udfs.kernel_cache import kernel
-from udfs.ranking.candidates import EMBEDDING, NEIGHBOURS, POPULAR, REPEAT, SESSIONS, TRENDING, Candidates
+from udfs.ranking.candidates import (
+    CONTENT,
+    EMBEDDING,
+    NEIGHBOURS,
+    POPULAR,
+    REPEAT,
+    SESSIONS,
+    TRENDING,
+    Candidates,
+)
 from udfs.ranking.diversity import best_marginal, scale_scores
 from udfs.ranking.first_stage import Finalists
 from udfs.ranking.new_items import NO_ROW, NewItems, draw_new_item
@@ -175,11 +184,12 @@ def arm_ranks(
         for arm, source in ((1, EMBEDDING), (3, REPEAT)):
             if rank[user, slot, source] > 0:
                 out[arm, k] = rank[user, slot, source]
-        for arm, first, second in ((2, NEIGHBOURS, SESSIONS), (4, TRENDING, POPULAR)):
-            if rank[user, slot, first] > 0:
-                out[arm, k] = 2 * rank[user, slot, first]
-            if rank[user, slot, second] > 0:
-                out[arm, k] = min(out[arm, k], 2 * rank[user, slot, second] + 1)
+        for turn, source in ((0, NEIGHBOURS), (1, SESSIONS), (2, CONTENT)):
+            if rank[user, slot, source] > 0:
+                out[2, k] = min(out[2, k], 3 * rank[user, slot, source] + turn)
+        for turn, source in ((0, TRENDING), (1, POPULAR)):
+            if rank[user, slot, source] > 0:
+                out[4, k] = min(out[4, k], 2 * rank[user, slot, source] + turn)
 
 
 @kernel
