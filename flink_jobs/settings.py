@@ -101,16 +101,17 @@ class Similarity(Section):
     """The similarity job; shards, generation and checkpoints are those of `[job]`."""
 
     parallelism: int = Field(2, ge=1)
-    batch_ms: int = Field(1_000, ge=1, description="session steps gathered by user shard in the JVM")
-    item_batch_ms: int = Field(2_000, ge=1, description="what they add, gathered by item shard")
+    batch_ms: int = Field(2_000, ge=1, description="session steps gathered by user shard in the JVM")
+    item_batch_ms: int = Field(5_000, ge=1, description="what they add, gathered by item shard")
     half_life_ms: int = Field(60 * 86_400_000, ge=1_000, description="of what items go with, in event time")
     trend_half_life_ms: int = Field(7 * 86_400_000, ge=1_000, description="of trending")
     publish_interval_ms: int = Field(10_000, ge=0, description="an item is written at most this often")
+    tick_ms: int = Field(5_000, ge=1, description="a shard writes items this often, all of a tick at once")
     publish_items_per_tick: int = Field(
-        20, ge=1, description="items written a shard and second at most; others wait, the longest first"
+        100, ge=1, description="items written a shard and tick at most; others wait, the longest first"
     )
     sweep_items_per_tick: int = Field(
-        5, ge=1, description="of those that nothing touched, written again, a shard and second"
+        25, ge=1, description="of those that nothing touched, written again, a shard and tick"
     )
     list_size: int = Field(20, ge=1, le=64, description="similar items of each item in Redis")
     max_session_events: int = Field(200, ge=1, description="later events of a session count for nothing")

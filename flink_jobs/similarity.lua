@@ -1,4 +1,4 @@
-#!lua name=tailrace_similarity_1
+#!lua name=tailrace_similarity_2
 -- Writes what a batch of items goes with, newest version wins. Loaded by flink_jobs/similarity_store.py.
 -- A change of what is stored or returned is a new number in both names: two releases run side by side
 -- while a deployment rolls.
@@ -43,4 +43,35 @@ local function put_similar(keys, argv)
   return replies
 end
 
-redis.register_function('tailrace_put_similar_1', put_similar)
+-- Writes items' own counts, and reads those of others: one text each for all, which a client reads at once.
+--
+-- KEYS  1: the HASH of all items, 8 bytes to a double and an id
+-- ARGV  1: fields to read, 8 bytes each
+--       then fields and values to write first
+-- Reply doubles, infinite where nothing is known; a byte an id, its length; ids.
+local AT_ONCE = 1000 -- of what Lua puts on its stack
+
+local function exchange_similar(keys, argv)
+  for from = 2, #argv, AT_ONCE do
+    redis.call('HSET', keys[1], unpack(argv, from, math.min(from + AT_ONCE - 1, #argv)))
+  end
+  local fields, doubles, sizes, ids = {}, {}, {}, {}
+  for at = 1, #argv[1], 8 do
+    fields[#fields + 1] = string.sub(argv[1], at, at + 7)
+  end
+  local unknown = struct.pack('<d', math.huge)
+  for from = 1, #fields, AT_ONCE do
+    local to = math.min(from + AT_ONCE - 1, #fields)
+    local values = redis.call('HMGET', keys[1], unpack(fields, from, to))
+    for n = 1, to - from + 1 do
+      local value = values[n] or unknown
+      doubles[from + n - 1] = string.sub(value, 1, 8)
+      sizes[from + n - 1] = string.char(#value - 8)
+      ids[from + n - 1] = string.sub(value, 9)
+    end
+  end
+  return {table.concat(doubles), table.concat(sizes), table.concat(ids)}
+end
+
+redis.register_function('tailrace_put_similar_2', put_similar)
+redis.register_function('tailrace_exchange_similar_2', exchange_similar)

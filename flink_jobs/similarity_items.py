@@ -42,7 +42,6 @@ BATCH_TYPE = Types.ROW([Types.OBJECT_ARRAY(Types.PRIMITIVE_ARRAY(Types.BYTE())),
 OUTPUT_TYPE = Types.ROW_NAMED(["unused"], [Types.INT()])
 """Nothing leaves by it."""
 
-TICK_MS = 1_000
 LOOKED_AT = 4
 MAX_WRITTEN_MEMORY = 200_000
 
@@ -151,8 +150,9 @@ class ItemShell(KeyedShell):
         self._pending.update(np.fromiter(shard.pending, np.int64, len(shard.pending)).tobytes())
         self._record.update(shard.record.encode())
         timers = ctx.timer_service()
-        # The same for every call in a second, so that each shard has one timer, also after a restart.
-        timers.register_processing_time_timer((timers.current_processing_time() // TICK_MS + 1) * TICK_MS)
+        # The same for every call of a tick, so that each shard has one timer, also after a restart.
+        tick_ms = self._settings.similarity.tick_ms
+        timers.register_processing_time_timer((timers.current_processing_time() // tick_ms + 1) * tick_ms)
 
 
 class _Shard:

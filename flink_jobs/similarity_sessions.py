@@ -16,9 +16,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pyflink.common import Row, Types
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext
 
@@ -28,15 +32,14 @@ from flink_jobs.keyed_shell import KeyedShell, map_state, value_state
 from flink_jobs.prefix import CONTROL, EVERY_SHARD_PREFIX, SESSIONS, SOURCE_STRIDE
 from flink_jobs.shard_record import ShardRecord
 from flink_jobs.shards import index_of_keys
+from flink_jobs.similarity_records import SessionColumns, read_sessions
 from flink_jobs.similarity_store import JOB, open_store
 from schemas.codec import Codec
-from schemas.ids import check_id, user_key
-from schemas.records import SessionDelta
 from schemas.refusal import Refused
 from schemas.validation import validate_control
 from udfs.similarity.basket import Basket
-from udfs.similarity.contribution import pack_packet
-from udfs.similarity.session_step import step
+from udfs.similarity.contribution import CONTRIBUTION, pack_packet
+from udfs.similarity.session_kernel import apply_steps
 
 SOURCES = (SESSIONS, CONTROL)
 DEAD_LETTER, PACKET = range(2)
@@ -76,39 +79,25 @@ class SessionShell(KeyedShell):
         keys, payloads, partitions, offsets, times, _ = value
         index = self._index_of_key[ctx.get_current_key()]
         work = _Batch(self._baskets, self._wheel, self._shard.value(), index, self._count_of_shards)
-        rows = zip(partitions, offsets, keys, payloads, times, strict=True)
-        limit = self._settings.similarity.max_session_events
-        for partition, offset, key, payload, at_ms in sorted(rows):
-            topic = SOURCES[partition // SOURCE_STRIDE]
-            try:
-                if topic == SESSIONS:
-                    work.session(key, self._delta(key, payload), limit)
-                else:
-                    work.order(key, self._codec.decode("Control", payload))
-            except Refused as refused:
-                if topic == CONTROL:
-                    continue  # the recommend job has sent it to the dead letters
-                work.shard.count(f"refused_{refused.reason}")
-                place = (topic, partition % SOURCE_STRIDE, offset, at_ms)
-                yield Row(DEAD_LETTER, 0, *dead_letter(*place, key, payload, refused, JOB))
+        sources = np.array(partitions, np.int64)
+        order = np.lexsort((np.array(offsets, np.int64), sources))
+        is_order = sources[order] >= SOURCE_STRIDE * SOURCES.index(CONTROL)
+        rows, orders = order[~is_order].tolist(), order[is_order].tolist()
+        columns = read_sessions(self._codec, [keys[row] for row in rows], [payloads[row] for row in rows])
+        work.sessions(columns, self._settings.similarity.max_session_events)
+        for place, refused in columns.refused:
+            row = rows[place]
+            work.shard.count(f"refused_{refused.reason}")
+            stood = (SESSIONS, partitions[row] % SOURCE_STRIDE, offsets[row], times[row])
+            yield Row(DEAD_LETTER, 0, *dead_letter(*stood, keys[row], payloads[row], refused, JOB))
+        for row in orders:
+            with suppress(Refused):  # the recommend job has sent it to the dead letters
+                work.order(keys[row], self._codec.decode("Control", payloads[row]))
         for shard, packet in work.packets():
             yield Row(PACKET, shard, "", packet)
         work.close()
         self._shard.update(work.encode())
         self._store.put_shard_counts(JOB, f"sessions-{index}", work.shard.counts)
-
-    def _delta(self, key: str, payload: bytes) -> SessionDelta:
-        delta = self._codec.decode("SessionDelta", payload)
-        if key != user_key(delta.tenant, delta.user_id):
-            raise Refused(
-                "key_mismatch", f"record of {user_key(delta.tenant, delta.user_id)!r} under {key!r}"
-            )
-        check_id("item_id", delta.item_id)
-        if delta.event_type not in ("view", "click", "add_to_cart", "purchase"):
-            raise Refused(
-                "bad_value", f"event_type: wanted one that adds to a session, got {delta.event_type}"
-            )
-        return delta
 
 
 class _Batch:
@@ -123,39 +112,39 @@ class _Batch:
         self._clocks: dict[str, int] = json.loads(clocks) if clocks else {}  # partition → newest event time
         self._hours_before = self._hours()
         self._before: dict[str, bytes | None] = {}
-        self._now: dict[str, Basket | None] = {}
+        self._now: dict[str, bytes | None] = {}
         self._wakes: dict[int, list[str]] = {}
-        self._made: dict[int, list[bytes]] = {}
-        self._names: dict[int, dict[int, bytes]] = {}
+        self._packets: list[tuple[int, bytes]] = []
         self._republish = False
 
-    def session(self, key: str, delta: SessionDelta, limit: int) -> None:
-        """Apply a session record."""
-        shards = self._shards
-        counts = self.shard.counts
-        counts["session_steps"] = counts.get("session_steps", 0) + 1
-        if key not in self._now:
+    def sessions(self, columns: SessionColumns, limit: int) -> None:
+        """Apply session records, before any order."""
+        steps, users = columns.steps, columns.users
+        for key in users:
             self._load(key)
-        done = step(self._now[key], delta, limit)
-        if not done.contributions:
-            counts["session_cut"] = counts.get("session_cut", 0) + 1
+        done = apply_steps([self._before[key] for key in users], steps, limit)
+        self._now.update(zip(users, done.baskets, strict=True))
+        counted = np.flatnonzero(done.counted)
+        counts = self.shard.counts
+        for name, count in (
+            ("session_steps", len(done.counted)),
+            ("session_cut", len(done.counted) - len(counted)),
+            ("contributions", len(done.contributions)),
+        ):
+            if count:
+                counts[name] = counts.get(name, 0) + count
+        if not len(counted):
             return
-        partition = str(delta.partition)
-        if delta.event_time > self._clocks.get(partition, 0):
-            self._clocks[partition] = delta.event_time
-        if self._now[key] is None:
-            self._wake(key, delta.partition, delta.event_time)
-        self._now[key] = done.basket
-        counts["contributions"] = counts.get("contributions", 0) + len(done.contributions)
-        for item, packed in done.contributions:
-            shard = item % shards
-            if shard not in self._made:
-                self._made[shard], self._names[shard] = [], {}
-            self._made[shard].append(packed)
-        names = self._names[done.item % shards]
-        names[done.item] = user_key(delta.tenant, delta.item_id).encode()
-        if done.country:
-            names[done.country] = delta.country.encode()
+        firsts = counted[np.unique(steps.users[counted], return_index=True)[1]].tolist()
+        for row in firsts:
+            key = users[steps.users[row]]
+            if self._before[key] is None:
+                self._wake(key, int(steps.partitions[row]), int(steps.times_ms[row]))
+        for partition in np.unique(steps.partitions[counted]).tolist():
+            newest_ms = int(steps.times_ms[counted][steps.partitions[counted] == partition].max())
+            name = str(partition)
+            self._clocks[name] = max(newest_ms, self._clocks.get(name, 0))
+        self._packets = _packed(done.contributions, columns.names, self._shards)
 
     def order(self, key: str, control: Any) -> None:
         """Obey an order about a user, or one to write everything again."""
@@ -169,8 +158,7 @@ class _Batch:
 
     def packets(self) -> Iterator[tuple[int, bytes]]:
         """Give item shard and packet of all that was contributed."""
-        for shard, made in self._made.items():
-            yield shard, pack_packet(made, self._names[shard])
+        yield from self._packets
         if self._republish:
             yield self.shard.index, b""  # every user shard sees the order, and tells its namesake
 
@@ -181,8 +169,7 @@ class _Batch:
                 self._look_at(key, bucket >> 32)
         for bucket, names in self._wakes.items():
             time_wheel.add(self._wheel, bucket, names)
-        for key, basket in self._now.items():
-            data = None if basket is None else basket.encode()
+        for key, data in self._now.items():
             if data is None and self._before[key] is not None:
                 self._baskets.remove(key)
             elif data is not None and data != self._before[key]:
@@ -193,9 +180,7 @@ class _Batch:
         return self.shard.encode() + b"\n" + json.dumps(self._clocks).encode()
 
     def _load(self, key: str) -> None:
-        data = self._baskets.get(key)
-        self._before[key] = data
-        self._now[key] = None if data is None else Basket.decode(data)
+        self._before[key] = self._now[key] = self._baskets.get(key)
 
     def _hours(self) -> dict[int, int]:
         """Give for each partition the hour before which baskets are over."""
@@ -213,9 +198,10 @@ class _Batch:
     def _look_at(self, key: str, partition: int) -> None:
         if key not in self._now:
             self._load(key)
-        basket = self._now[key]
-        if basket is None:
+        data = self._now[key]
+        if data is None:
             return
+        basket = Basket.decode(data)
         if basket.last_ms + KEEP_MS < self._clocks.get(str(partition), 0):
             self._now[key] = None
             self.shard.count("forgotten")
@@ -224,3 +210,26 @@ class _Batch:
 
     def _wake(self, key: str, partition: int, last_ms: int) -> None:
         self._wakes.setdefault(partition << 32 | last_ms // HOUR_MS, []).append(key)
+
+
+def _packed(
+    contributions: NDArray[np.void], names: Mapping[int, bytes], shards: int
+) -> list[tuple[int, bytes]]:
+    """Give item shard and packet of all contributions."""
+    to = (contributions["item"] % np.uint64(shards)).astype(np.uint16)
+    order = np.argsort(to, kind="stable")
+    data = contributions[order].tobytes()
+    bounds = CONTRIBUTION.itemsize * np.searchsorted(to[order], np.arange(shards + 1))
+    told: dict[int, dict[int, bytes]] = {}
+    own = contributions[contributions["other"] == 0]
+    for item in np.unique(own["item"]).tolist():
+        told.setdefault(item % shards, {})[item] = names[item]
+    located = own[own["country"] != 0]
+    pairs = (located["item"] % np.uint64(shards)) << np.uint64(32) | located["country"]
+    for pair in np.unique(pairs).tolist():
+        told[pair >> 32][pair & 0xFFFF_FFFF] = names[pair & 0xFFFF_FFFF]
+    return [
+        (shard, pack_packet(data[start:end], told.get(shard, {})))
+        for shard, (start, end) in enumerate(pairwise(bounds.tolist()))
+        if end > start
+    ]

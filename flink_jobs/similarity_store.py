@@ -13,13 +13,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from struct import Struct
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flink_jobs.list_store import ListStore, connect_as_worker, store_options
 from flink_jobs.settings import Settings
+from flink_jobs.similarity_lists import Known, encode_lists
+from flink_jobs.text_kernel import Texts
 from schemas.ids import split_user_key
 from schemas.redis_keys import (
     SIMILARITY_ITEMS,
@@ -32,9 +34,10 @@ from schemas.redis_keys import (
 )
 from udfs.similarity.count_kernel import HalfLives
 from udfs.similarity.item_counts import ItemCounts
-from udfs.similarity.scores import conditional, cosine, timeless
+from udfs.similarity.scores import timeless
 
-FUNCTION: Final = "tailrace_put_similar_1"
+PUT: Final = "tailrace_put_similar_2"
+EXCHANGE: Final = "tailrace_exchange_similar_2"
 TRENDING_SIZE: Final = 100
 OVERALL: Final = "overall"
 ITEMS_PER_CALL: Final = 250
@@ -44,29 +47,8 @@ LIVE_FOR_S: Final = 86_400
 JOB: Final = "similarity"
 _pack_u64 = Struct("<Q").pack
 _DOUBLE: Final = Struct("<d")
-_NOT_KNOWN: Final = _DOUBLE.pack(math.inf)
-_COUNTS: Final = Struct("<HHH")
-
 
 NO_TRENDS: Final[Mapping[int, Mapping[bytes, float]]] = {}
-
-
-class _Known(NamedTuple):
-    """What the store knows of neighbours, as columns; an id of 64 bits finds the row by binary search.
-
-    Attributes
-    ----------
-    keys
-        uint64 (n,), ascending: item keys asked for.
-    alone
-        float64 (n,): `timeless` of their sessions, inf where the store does not know the item.
-    ids
-        Encoded ids, empty where the store does not know the item.
-    """
-
-    keys: NDArray[np.uint64]
-    alone: NDArray[np.float64]
-    ids: list[bytes]
 
 
 class SimilarityStore(ListStore):
@@ -119,71 +101,49 @@ class SimilarityStore(ListStore):
         """
         if not items:
             return set()
-        known = self._exchange(items)
-        incomplete: set[int] = set()
+        named = [split_user_key(counts.name.decode()) for counts in items.values()]
+        known = self._exchange(items, named)
+        encoded = encode_lists(list(items.values()), known, self._half_lives.together_ms, self._list_size)
         keys: list[str] = []
         arguments: list[str | bytes] = []
-        for item, counts in items.items():
-            with_it, bought_with_it = counts.viewed_with, counts.bought_with
-            rows = np.searchsorted(known.keys, with_it.hashes)
-            bought_rows = np.searchsorted(known.keys, bought_with_it.hashes)
-            alone = known.alone[rows]
-            scores = cosine(
-                with_it.certain, counts.viewed, counts.as_of_ms, alone, self._half_lives.together_ms
-            )
-            shares = conditional(bought_with_it.certain, counts.bought)
-            shares[np.isinf(known.alone[bought_rows])] = 0.0
-            if np.isinf(alone).any() or np.isinf(known.alone[bought_rows]).any():
-                incomplete.add(item)
-            similar = self._best(scores, rows, known.ids)
-            bought = self._best(shares, bought_rows, known.ids)
-            tenant, item_id = split_user_key(counts.name.decode())
+        for (tenant, item_id), counts, shape, pieces in zip(
+            named, items.values(), encoded.shapes, encoded.pieces, strict=True
+        ):
             keys += (
                 item_sim_key(tenant, item_id, self._hash_tags),
                 item_bought_key(tenant, item_id, self._hash_tags),
                 item_features_key(tenant, item_id, self._hash_tags),
             )
-            version = format_version(self._generation, counts.updates, 0)
-            arguments += (version, *_pieces(similar, bought, _fields(counts)))
+            arguments += (format_version(self._generation, counts.updates, 0), shape, pieces)
         replies = self._put_lists(keys, arguments)
-        self._put_trending(items, replies, trends)
-        return incomplete
+        self._put_trending(items, named, replies, trends)
+        return {item for item, lacks in zip(items, encoded.incomplete.tolist(), strict=True) if lacks}
 
     def forget(self, items: Mapping[int, ItemCounts]) -> None:
         """Take items away that nobody has touched for long; their keys go by their TTL."""
         if items:
             self._retry(lambda: self._client.hdel(SIMILARITY_ITEMS, *map(_pack_u64, items)))
 
-    def _exchange(self, items: Mapping[int, ItemCounts]) -> _Known:
+    def _exchange(self, items: Mapping[int, ItemCounts], named: Sequence[tuple[str, str]]) -> Known:
         """Write the items' own counts, and read those of all their neighbours."""
         together_ms = self._half_lives.together_ms
-        fields = {
-            _pack_u64(item): _DOUBLE.pack(timeless(counts.viewed, counts.as_of_ms, together_ms))
-            + split_user_key(counts.name.decode())[1].encode()
-            for item, counts in items.items()
-        }
-        self._retry(lambda: self._client.hset(SIMILARITY_ITEMS, mapping=fields))
+        own: list[bytes] = []
+        for (item, counts), (_, item_id) in zip(items.items(), named, strict=True):
+            alone = _DOUBLE.pack(timeless(counts.viewed, counts.as_of_ms, together_ms))
+            own += (_pack_u64(item), alone + item_id.encode())
         keys = np.unique(np.concatenate([part for counts in items.values() for part in _hashes(counts)]))
-        if not len(keys):
-            return _Known(keys, np.empty(0), [])
-        names = list(map(_pack_u64, keys.tolist()))
-        values = [value or b"" for value in self._retry(lambda: self._client.hmget(SIMILARITY_ITEMS, names))]
-        alone = np.frombuffer(b"".join(value[:8] or _NOT_KNOWN for value in values))
-        return _Known(keys, alone, [value[8:] for value in values])
-
-    def _best(
-        self, scores: NDArray[np.float64], rows: NDArray[np.int64], ids: Sequence[bytes]
-    ) -> list[tuple[float, bytes]]:
-        order = np.argsort(-scores, kind="stable")[: self._list_size]
-        best = zip(scores[order].tolist(), rows[order].tolist(), strict=True)
-        return [(score, ids[row]) for score, row in best if 0 < score < math.inf]
+        packed = keys.tobytes()
+        reply = self._retry(self._command("FCALL", EXCHANGE, "1", SIMILARITY_ITEMS, packed, *own))
+        offsets = np.zeros(len(keys) + 1, np.int64)
+        np.cumsum(np.frombuffer(reply[1], np.uint8), out=offsets[1:])
+        return Known(keys, np.frombuffer(reply[0]), Texts(np.frombuffer(reply[2], np.uint8), offsets))
 
     def _put_lists(self, keys: Sequence[str], arguments: Sequence[str | bytes]) -> list[Any]:
         replies: list[Any] = []
         for start in range(0, len(keys), 3 * self._items_per_call):
             some = keys[start : start + 3 * self._items_per_call]
             given = (str(self._ttl_s), *arguments[start : start + 3 * self._items_per_call])
-            replies += self._retry(self._command("FCALL", FUNCTION, str(len(some)), *some, *given))
+            replies += self._retry(self._command("FCALL", PUT, str(len(some)), *some, *given))
         return replies
 
     def _command(self, *words: str | bytes) -> Callable[[], Any]:
@@ -199,19 +159,19 @@ class SimilarityStore(ListStore):
     def _put_trending(
         self,
         items: Mapping[int, ItemCounts],
+        named: Sequence[tuple[str, str]],
         categories: Sequence[Any],
         trends: Mapping[int, Mapping[bytes, float]],
     ) -> None:
         """Let each item take its place overall, in its category and in its countries."""
         scopes: dict[str, dict[str, float]] = {}
-        for (item, counts), category in zip(items.items(), categories, strict=True):
+        for (item, counts), (tenant, item_id), category in zip(items.items(), named, categories, strict=True):
             place = timeless(counts.trend, counts.as_of_ms, self._half_lives.trend_ms)
             if category is None or place == -math.inf:
                 continue
-            tenant, item_id = split_user_key(counts.name.decode())
-            named = category.decode() if isinstance(category, bytes) else category
+            of_category = category.decode() if isinstance(category, bytes) else category
             countries = {country.decode(): there for country, there in trends.get(item, {}).items()}
-            for scope, there in {**countries, OVERALL: place, named: place}.items():
+            for scope, there in {**countries, OVERALL: place, of_category: place}.items():
                 if scope:
                     scopes.setdefault(trending_key(scope, tenant), {})[item_id] = there
         if scopes:
@@ -252,29 +212,3 @@ def open_store(settings: Settings) -> SimilarityStore:
 
 def _hashes(counts: ItemCounts) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
     return counts.viewed_with.hashes, counts.bought_with.hashes
-
-
-def _fields(counts: ItemCounts) -> list[str]:
-    """Give the fields of item_features: counts as of `_sim_wm`."""
-    named = (
-        ("viewed", counts.viewed),
-        ("bought", counts.bought),
-        ("trend", counts.trend),
-        ("_sim_wm", counts.as_of_ms),
-    )
-    return [text for name, value in named for text in (name, repr(value))]
-
-
-def _pieces(
-    similar: Sequence[tuple[float, bytes]], bought: Sequence[tuple[float, bytes]], fields: Sequence[str]
-) -> tuple[str, bytes]:
-    """Give shape and pieces as the function reads them."""
-    shape = ["<HHH"]
-    pieces = [_COUNTS.pack(2 * len(similar), 2 * len(bought), len(fields))]
-    for score, item_id in (*similar, *bought):
-        shape.append(f"dc{len(item_id)}")
-        pieces += (_DOUBLE.pack(score), item_id)
-    for text in fields:
-        shape.append(f"c{len(text)}")
-        pieces.append(text.encode())
-    return "".join(shape), b"".join(pieces)

@@ -37,6 +37,7 @@ HALF_LIVES = HalfLives(60 * DAY_MS, 7 * DAY_MS)
 QUICK = {
     "batch_ms": 200,
     "item_batch_ms": 300,
+    "tick_ms": 1_000,
     "publish_interval_ms": 1_000,
     "publish_items_per_tick": 500,
     "sweep_items_per_tick": 200,

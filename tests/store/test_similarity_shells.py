@@ -121,6 +121,7 @@ def settings(store_client: Any, store_url: str) -> Settings:
         job={"shards": SHARDS},
         redis={"url": store_url},
         similarity={
+            "tick_ms": 1_000,
             "publish_interval_ms": 0,
             "publish_items_per_tick": 500,
             "sweep_items_per_tick": 1_000,

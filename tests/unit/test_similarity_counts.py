@@ -98,7 +98,7 @@ def job(
             names[done.item] = delta.item_id.encode()
             names[done.country] = delta.country.encode()
             made += [packed for _, packed in done.contributions]
-        contributions, named = unpack_packets([pack_packet(made, names)])
+        contributions, named = unpack_packets([pack_packet(b"".join(made), names)])
         ordered = in_order(contributions)
         items = np.unique(ordered["item"]).tolist()
         given = [blobs.get(item) or empty_blob(named[item]) for item in items]

@@ -20,14 +20,17 @@ MAX_PARTNERS: Final = 10
 NEWEST_PARTNERS: Final = 5
 """Of `MAX_PARTNERS`; the others are drawn evenly from the older ones."""
 
-MAX_BASKET_BYTES: Final = 40 + 9 * MAX_ITEMS
-
-_FORMAT: Final = 1
+BASKET_FORMAT: Final = 1
 _HEADER: Final = Struct("<BBHIqQqq")  # format, items, n, partition, offset, ordinal, at_ms, last_ms
+BASKET_HEADER_BYTES: Final = _HEADER.size
+MAX_BASKET_BYTES: Final = BASKET_HEADER_BYTES + 9 * MAX_ITEMS
+
 _NO_PLACE: Final = (0, -1, 0)
 _pack_u64 = Struct("<Q").pack
 _MASK: Final = 0xFFFF_FFFF_FFFF_FFFF
-_ODD: Final = 0x9E37_79B9_7F4A_7C15  # 2^64 over the golden ratio
+ODD: Final = 0x9E37_79B9_7F4A_7C15
+"""2^64 over the golden ratio: spreads the draw of partners."""
+
 _BOUGHT: Final = 1
 _new_tuple = tuple.__new__
 
@@ -62,7 +65,7 @@ class Basket(NamedTuple):
     def encode(self) -> bytes:
         """Give versioned bytes, at most `MAX_BASKET_BYTES`."""
         ordinal, at_ms, last_ms, _, flags, (partition, offset, n) = self
-        header = _HEADER.pack(_FORMAT, len(flags), n, partition, offset, ordinal, at_ms, last_ms)
+        header = _HEADER.pack(BASKET_FORMAT, len(flags), n, partition, offset, ordinal, at_ms, last_ms)
         return header + self.items + self.flags
 
     @classmethod
@@ -75,8 +78,8 @@ class Basket(NamedTuple):
             For bytes of another format.
         """
         found, count, n, partition, offset, ordinal, at_ms, last_ms = _HEADER.unpack_from(data)
-        if found != _FORMAT:
-            raise ValueError(f"basket: wanted format {_FORMAT}, got {found}")
+        if found != BASKET_FORMAT:
+            raise ValueError(f"basket: wanted format {BASKET_FORMAT}, got {found}")
         split = _HEADER.size + 8 * count
         items, place = data[_HEADER.size : split], (partition, offset, n)
         return _new_tuple(cls, (ordinal, at_ms, last_ms, items, data[split:], place))
@@ -181,7 +184,7 @@ def partners(items: bytes, item: int, begun_ms: int) -> bytes:
     drawn = MAX_PARTNERS - NEWEST_PARTNERS
     if older <= drawn:
         return items
-    start = ((item ^ begun_ms) * _ODD & _MASK) >> 32
+    start = ((item ^ begun_ms) * ODD & _MASK) >> 32
     chosen = [
         items[8 * place : 8 * place + 8]
         for place in ((start + number * older // drawn) % older for number in range(drawn))

@@ -30,18 +30,17 @@ _HEADER: Final = Struct("<II")  # bytes of the contributions, and of the names
 _NAME: Final = Struct("<QH")
 
 
-def pack_packet(contributions: Sequence[bytes], names: Mapping[int, bytes]) -> bytes:
+def pack_packet(records: bytes, names: Mapping[int, bytes]) -> bytes:
     """Put contributions to items of one shard together.
 
     Parameters
     ----------
-    contributions
-        Each made by `pack_contribution`.
+    records
+        Contributions, one behind the other.
     names
         Hash of each item with a contribution of its own to its tenant and id, see `schemas.ids.user_key`; each
         country's code to its name. An item's hash has 64 bits and a code 32: nobody is both.
     """
-    records = b"".join(contributions)
     named = b"".join(_NAME.pack(item, len(name)) + name for item, name in names.items())
     return _HEADER.pack(len(records), len(named)) + records + named
 
