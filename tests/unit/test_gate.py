@@ -87,6 +87,16 @@ def test_worse_than_popularity_does_not_pass_even_where_nothing_serves() -> None
     assert names(judge(GOOD, None, 0.31, float("nan"), GateLimits())) == {"ndcg_over_popularity"}
 
 
+def test_a_candidate_is_not_held_up_by_what_serves_and_ranks_nobody() -> None:
+    nan = float("nan")
+    broken = GOOD._replace(ndcg=nan, items_shown=0, not_finite="ranker: score nan in row 3", value=0.1)
+    checks = judge(GOOD._replace(value=0.01), broken, 0.1, nan, GateLimits())
+    assert names(checks) == set()
+    (told,) = [check for check in checks if check.name == "against_serving"]
+    assert told.note == "what serves cannot be measured: ranker: score nan in row 3"
+    assert names(judge(broken, broken, 0.1, nan, GateLimits())) >= {"finite_scores", "ndcg_over_popularity"}
+
+
 def test_a_verdict_is_read_as_it_was_written_and_says_itself_whether_it_is_passed() -> None:
     checks = judge(GOOD, GOOD._replace(ndcg=0.4), 0.1, 0.01, GateLimits())
     verdict = Verdict(2, "ab", 1, "cd", "shop.jsonl", "ef", 1, 2, checks)

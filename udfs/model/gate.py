@@ -180,7 +180,8 @@ def judge(
     Parameters
     ----------
     candidate, serving
-        Measured on the same sessions; None: nothing serves, and what is relative to it is left out.
+        Measured on the same sessions; None: nothing serves. Then, and where what serves gives scores that are no
+        numbers, what is relative to it is left out.
     popular_ndcg
         NDCG@10 of the most popular items on these sessions.
     difference_error
@@ -214,8 +215,11 @@ def judge(
         ),
         _at_most("calibration_error", candidate.calibration_error, limits.most_calibration_error),
     ]
-    if serving is None:
-        return (*checks, Check("against_serving", None, "at least", None, True, "nothing serves yet"))
+    if serving is None or serving.not_finite:
+        note = "nothing serves yet"
+        if serving is not None:  # users have the epoch before it, and wait for a better one
+            note = f"what serves cannot be measured: {serving.not_finite}"
+        return (*checks, Check("against_serving", None, "at least", None, True, note))
     note = f"{candidate.ndcg:.4f} and {serving.ndcg:.4f}, the difference +-{1.96 * difference_error:.4f}"
     checks.append(
         _at_least("ndcg_over_serving", _ratio(candidate.ndcg, serving.ndcg), 1 - limits.most_ndcg_drop, note)
