@@ -11,6 +11,7 @@ from udfs.model.manifest import NEIGHBOURS_PER_ITEM
 from udfs.ranking.content_table import ContentTable
 from udfs.ranking.found_items import FoundItems, no_items
 from udfs.ranking.history import NEIGHBOUR_DECAY, NEIGHBOUR_ITEMS, History
+from udfs.ranking.linked_items import add_links
 from udfs.ranking.top_k import order_key, row_of_key, score_of_key, sort_top
 
 SCORED_BY_CONTENT = 4
@@ -49,19 +50,20 @@ def _find(table: ContentTable, history: History, allowed: NDArray[np.bool_], fou
         for j in range(history.n_recent[user]):
             recent = history.recent_rows[user, j]
             if recent < known:
-                for at in range(table.offsets[recent], table.offsets[recent + 1]):
-                    row = table.rows[at]
-                    if sums[row] == np.float32(0.0):
-                        touched[n_touched] = row
-                        n_touched += 1
-                    sums[row] += step * table.scores[at]
+                n_touched = add_links(
+                    recent, step, table.offsets, table.rows, table.scores, sums, touched, n_touched
+                )
             if arrived:
-                for at in range(table.late_offsets[recent], table.late_offsets[recent + 1]):
-                    row = table.late_rows[at]
-                    if sums[row] == np.float32(0.0):
-                        touched[n_touched] = row
-                        n_touched += 1
-                    sums[row] += step * table.late_scores[at]
+                n_touched = add_links(
+                    recent,
+                    step,
+                    table.late_offsets,
+                    table.late_rows,
+                    table.late_scores,
+                    sums,
+                    touched,
+                    n_touched,
+                )
             step = np.float32(step * np.float32(NEIGHBOUR_DECAY))
         n_known, n_late = 0, 0
         for k in range(n_touched):

@@ -60,20 +60,49 @@ def _find(
         n_touched = 0
         for j in range(history.n_recent[user]):
             recent = history.recent_rows[user, j]
-            for at in range(offsets[recent], offsets[recent + 1]):
-                row = rows[at]
-                if not allowed[row]:
-                    continue
-                if sums[row] == np.float32(0.0):
-                    touched[n_touched] = row
-                    n_touched += 1
-                sums[row] += steps[j] * scores[at]
+            n_touched = add_links(recent, steps[j], offsets, rows, scores, sums, touched, n_touched)
+        best = 0
         for k in range(n_touched):
-            keys[k] = order_key(sums[touched[k]], touched[k])
-            sums[touched[k]] = np.float32(0.0)
-        kept = min(n_touched, limit)
-        sort_top(keys, n_touched, kept)
+            row = touched[k]
+            keys[best] = order_key(sums[row], row)
+            best += allowed[row]
+            sums[row] = np.float32(0.0)
+        kept = min(best, limit)
+        sort_top(keys, best, kept)
         for k in range(kept):
             found.rows[user, k] = row_of_key(keys[k])
             found.score[user, k] = score_of_key(keys[k])
         found.counts[user] = kept
+
+
+@kernel
+def add_links(
+    item: int,
+    weight: np.float32,
+    offsets: NDArray[np.int64],
+    rows: NDArray[np.int32],
+    scores: NDArray[np.float32],
+    sums: NDArray[np.float32],
+    touched: NDArray[np.int32],
+    n_touched: int,
+) -> int:
+    """Add what is linked with an item to `sums`, and rows that were 0 to `touched`; return how many those are now.
+
+    Parameters
+    ----------
+    item, weight
+        Its row, and what it counts.
+    offsets, rows, scores
+        Compressed rows of links, scores above 0.
+    sums
+        float32 (n,)
+    touched
+        int32, room for all links of all items that are added.
+    """
+    for at in range(offsets[item], offsets[item + 1]):
+        row = rows[at]
+        if sums[row] == np.float32(0.0):
+            touched[n_touched] = row
+            n_touched += 1
+        sums[row] += weight * scores[at]
+    return n_touched
