@@ -13,7 +13,7 @@ from confluent_kafka import Producer
 from model_export import sources
 from schemas.codec import decode, encode
 from schemas.ids import user_key
-from schemas.records import Event, EventItem, Example, ListShare, ServedList
+from schemas.records import Event, EventItem, Example, ServedList
 from schemas.validation import effective_time
 from tests.stack.deployment import QUIET, Deployment
 from tests.stack.shop import CUT_MS, DATA
@@ -63,9 +63,8 @@ def visits(templates: Sequence[ServedList], orders: Iterable[Event], at_most: in
         made[key] = full[len(made) % len(full)]._replace(
             user_id=order.user_id, rec_id=f"visit-{len(made)}", event_time=order.event_time - 3 * MINUTE_MS
         )
-        if len(made) % 3:  # the others had no list policy
-            shares = (ListShare("plain", 0.25), ListShare("spread", 0.75))
-            made[key] = made[key]._replace(list_policy=shares[len(made) % 2].policy, list_shares=shares)
+        if len(made) % 3 == 0:  # as of a deployment without list policies
+            made[key] = made[key]._replace(list_policy="", list_shares=())
         if len(made) == at_most:
             break
     return sorted(made.values(), key=lambda one: one.event_time)

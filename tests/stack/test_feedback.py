@@ -16,7 +16,7 @@ from confluent_kafka import Producer
 from flink_jobs.settings import load
 from schemas.codec import decode, encode
 from schemas.ids import user_key
-from schemas.records import Credit, DeadLetter, Example, Posterior
+from schemas.records import Credit, DeadLetter, Example, Posterior, ServedList
 from schemas.redis_keys import stats_key
 from tailrace import flink_client
 from tailrace.job_counts import sum_counts
@@ -43,6 +43,8 @@ from udfs.bandits.shared_posterior import SharedPosterior
 from udfs.experiments.experiment import BUCKETS, Experiment, Variant
 from udfs.experiments.running import RunningExperiments
 from udfs.feedback.join_rate import join_rate
+from udfs.ranking.rank import Ranked, rank_batch
+from udfs.ranking.snapshot import Snapshot
 from udfs.user_state import LIST_POLICY, SOURCES
 
 pytestmark = pytest.mark.stack
@@ -81,6 +83,12 @@ def test_two_kills_cost_no_example_and_no_credit_and_double_none(
     served = shop.deployment.records(SERVED, "ServedList")
     times = [row.timestamp for row in shop.deployment.rows(SERVED)]
     assert [one.event_time for one in served] == times, "a list's record has event time"
+    drawn = [one for one in served if one.list_policy]  # one that another stood in for does not say its own
+    assert len(drawn) > 0.9 * len(served)
+    assert {one.list_policy for one in drawn} == {"plain", "spread"}
+    first = next(iter(shop.plain.ranked))
+    (untaught,) = shop.plain.lists(shop.items, shop.mark, shop.rank_settings, [first]).values()
+    assert {one.list_shares for one in drawn} == {untaught.list_shares}
     orders = orders_after_the_cut(ORDERS)
     lists = visits(served, orders, LISTS)
     if shop.deployment.job_id is not None:
@@ -164,7 +172,8 @@ def test_a_credit_counts_once_for_its_user_over_a_kill_and_one_of_an_aborted_tra
     taught = decode("Posterior", earned.pop().value)
     rows = [row for row in earned if (row.key or b"").decode() in shop.plain.states]
     assert len(rows) > 100
-    shop.deployment.produce_raw(POSTERIORS, [(taught.tenant.encode(), encode(taught))], 0)
+    already = len(shop.deployment.rows(SERVED))
+    teach(shop, taught)
     before, credited = (shop.deployment.counts().get(name, 0) for name in ("credits", "credited"))
     prefix = shop.deployment.settings.kafka.topic_prefix
     producer = Producer(
@@ -183,6 +192,8 @@ def test_a_credit_counts_once_for_its_user_over_a_kill_and_one_of_an_aborted_tra
             producer.commit_transaction(30) if commits else producer.abort_transaction(30)
         if start == 50:
             until(lambda: shop.deployment.counts().get("credits", 0) > before, 60, "credits to count", 0.02)
+            shop.deployment.produce(shop.probes("killed"))
+            shop.catch_up()  # lists that are made before the kill, and again after it
             os.kill(shop.deployment.stack.pids()["taskmanager-1"], signal.SIGKILL)
         time.sleep(0.2)
     until(
@@ -203,9 +214,16 @@ def test_a_credit_counts_once_for_its_user_over_a_kill_and_one_of_an_aborted_tra
     assert logged == {taught.version}, "which each list logs"
     shared = {taught.tenant: SharedPosterior.of(taught, SOURCES)}
     lists = shop.plain.lists(shop.items, shop.mark, shop.rank_settings, posteriors=shared)
-    assert {key: one.rec_id for key, one in lists.items()} == {
-        user_key(*name): one.rec_id for name, one in newest.items() if user_key(*name) in lists
+    assert {key: made_of(one) for key, one in lists.items()} == {
+        user_key(*name): made_of(one) for name, one in newest.items() if user_key(*name) in lists
     }
+    assert {one.list_policy for one in lists.values()} == {"plain", "spread"}
+    since = [
+        one
+        for one in shop.deployment.records(SERVED, "ServedList")[already:]
+        if one.posterior_version == taught.version
+    ]
+    check_explored_alike(shop, since, shared)
     shop.deployment.produce_raw(POSTERIORS, [(taught.tenant.encode(), None)], 0)
     time.sleep(1.0)
     shop.republish()  # as it was before, for the tests that come
@@ -215,6 +233,51 @@ def test_a_credit_counts_once_for_its_user_over_a_kill_and_one_of_an_aborted_tra
     of_sources = [row for row in rows if not decode("Credit", row.value).arm.startswith(LIST_POLICY)]
     assert len(of_sources) < len(rows), "what list policies earned is no user's"
     assert shop.deployment.counts()["credited"] == credited + len(of_sources)
+
+
+def teach(shop: RunningShop, taught: Posterior) -> None:
+    """Publish what all users taught, and wait until the workers of every shard make their lists with it."""
+    shop.deployment.produce_raw(POSTERIORS, [(taught.tenant.encode(), encode(taught))], 0)
+    turn = 0
+
+    def known_to_all() -> bool:
+        nonlocal turn
+        turn, before = turn + 1, len(shop.deployment.rows(SERVED))
+        asking = shop.probes(f"taught-{turn}")
+        shop.deployment.produce(asking)
+        shop.catch_up()
+        told = {
+            one.user_id: one.posterior_version
+            for one in shop.deployment.records(SERVED, "ServedList")[before:]
+        }
+        return all(told.get(event.user_id) == taught.version for event in asking)
+
+    until(known_to_all, 120, "lists of every shard that know the posterior", 0.5)
+
+
+def made_of(one: ServedList | Ranked) -> tuple[object, ...]:
+    return one.rec_id, one.list_policy, one.list_shares, one.source_probabilities, list(one.items)
+
+
+def check_explored_alike(
+    shop: RunningShop, served: list[ServedList], shared: dict[str, SharedPosterior]
+) -> None:
+    """Each list, before the kill, after it or twice, is drawn with the shares of its posterior and its own seed."""
+    view = shop.plain.view(shop.items, shop.mark)
+    snapshots = [
+        Snapshot(
+            user_key(one.tenant, one.user_id), one.tenant, one.user_id, one.version, one.event_time, one.epoch,
+            one.snapshot,
+        )
+        for one in served
+    ]  # fmt: skip
+    ranked = rank_batch(shop.plain.bundle, snapshots, view, shop.rank_settings, None, shared)
+    assert len({(one.user_id, one.version) for one in served}) > 2 * shop.deployment.settings.job.shards
+    for one, again in zip(served, ranked, strict=True):
+        assert made_of(one) == made_of(again), one.user_id
+    (untaught,) = rank_batch(shop.plain.bundle, snapshots[:1], view, shop.rank_settings)
+    shares = {one.list_shares for one in served}
+    assert len(shares) == 1 and untaught.list_shares not in shares, "what all users taught moves them"
 
 
 def counts(joining: Deployment) -> dict[str, int]:
