@@ -21,7 +21,7 @@ def config(tmp_path: Path) -> Path:
 
 def tailrace(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tailrace.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
 
 def test_an_error_shows_number_cause_and_fix() -> None:

