@@ -11,10 +11,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import socket
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +40,9 @@ from tailrace.stack.local import PORT_SETTINGS
 
 ITEMS, USERS = 40_000, 50_000
 EVENTS_A_SESSION = 6.0
+COUNTRIES = [f"country-{number}" for number in range(30)]
 START_MS = 1_763_700_000_000
+MOST_THREADS = 12
 AT_ONCE = 400
 """Sessions that run side by side: their steps come mixed, as users' do."""
 
@@ -66,12 +71,17 @@ def session_steps(count: int, seed: int) -> Iterator[SessionDelta]:
         previous = b"".join(item_hash(one).to_bytes(8, "little") for one in items[-10:])
         yield SessionDelta(
             "default", user, ordinal, START_MS, len(items), item, str(kinds[made % len(kinds)]), at_ms,
-            previous, 0, made, 0,
+            previous, 0, made, 0, COUNTRIES[int(len(COUNTRIES) * (hash_share(user) ** 2))],
         )  # fmt: skip
         items.append(item)
         made += 1
         if len(items) >= length:
             running.pop(place)
+
+
+def hash_share(user: str) -> float:
+    """Give a number in [0, 1) that a user keeps: the square of it favours a few countries."""
+    return item_hash(user) / 2**64
 
 
 class SimilarityBench:
@@ -139,9 +149,25 @@ class SimilarityBench:
             "seconds": round(time.monotonic() - start_s, 1),
         }
 
-    def _cpu_s(self) -> float:
+    def thread_cpu_s(self) -> Counter[str]:
+        """Give CPU seconds of the TaskManagers' threads, by the first 15 letters of their names (Linux)."""
+        found: Any = Counter()
+        for pid in self._taskmanagers():
+            for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+                with suppress(OSError):  # a thread that has ended since
+                    name, _, rest = stat.read_text(encoding="utf-8", errors="replace").rpartition(") ")
+                    user, system = rest.split()[11:13]
+                    name = name.partition("(")[2].partition("#")[0].partition(" (")[0]
+                    ticks = int(user) + int(system)
+                    found[re.sub(r"[^A-Za-z]+$", "", name)] += ticks / os.sysconf("SC_CLK_TCK")
+        return found
+
+    def _taskmanagers(self) -> list[int]:
         services = self.stack.status().services
-        return cpu_seconds([one.pid for one in services if one.name.startswith("taskmanager") and one.pid])
+        return [one.pid for one in services if one.name.startswith("taskmanager") and one.pid]
+
+    def _cpu_s(self) -> float:
+        return cpu_seconds(self._taskmanagers())
 
     def _store_cpu_s(self) -> float:
         used = self.store.info("cpu")
@@ -155,7 +181,10 @@ def measure(settings: Settings, sizes: tuple[int, int]) -> dict[str, Any]:
     try:
         bench.submit()
         warm = bench.apply(sizes[0], seed=0)
-        small, large = bench.apply(sizes[0], seed=1), bench.apply(sizes[1], seed=2)
+        small = bench.apply(sizes[0], seed=1)
+        before = bench.thread_cpu_s()
+        large = bench.apply(sizes[1], seed=2)
+        threads = bench.thread_cpu_s() - before
         totals = bench.counts()
         items = bench.store.hlen("similarity:items")
     finally:
@@ -167,6 +196,10 @@ def measure(settings: Settings, sizes: tuple[int, int]) -> dict[str, Any]:
         "store_cpu_us_per_step": round((large["store_cpu_s"] - small["store_cpu_s"]) / steps * 1e6, 1),
         "contributions_per_step": round(totals["contributions"] / totals["session_steps"], 2),
         "items_written": items,
+        "cpu_us_per_step_of_large_run": round(large["cpu_s"] / large["steps"] * 1e6, 1),
+        "of_that_by_thread": {
+            name: round(used / large["steps"] * 1e6, 1) for name, used in threads.most_common(MOST_THREADS)
+        },
         "runs": [warm, small, large],
         "cores": os.cpu_count(),
     }

@@ -71,9 +71,11 @@ def apply_contributions(
         room,
         ends,
     )
-    data = memoryview(grown.view(np.uint8))
+    data = grown.data.cast("B")
     starts = np.cumsum(room) - room
-    return [bytes(data[8 * start : 8 * end]) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+    return [
+        bytes(data[8 * start : 8 * end]) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
+    ]
 
 
 def in_order(contributions: NDArray[np.void]) -> NDArray[np.void]:

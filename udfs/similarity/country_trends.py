@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh32_intdigest
 
-from udfs.similarity.scores import NOTHING, timeless
+from udfs.similarity.scores import NOTHING
 
 MAX_COUNTRIES: Final = 16
 """Of an item, those where it weighs most."""
@@ -58,12 +58,24 @@ def trends_of(
     dict
         Item to country to timeless weight.
     """
+    located = contributions[(contributions["country"] != 0) & (contributions["trend"] > 0)]
+    if not len(located):
+        return {}
+    located = located[np.lexsort((located["country"], located["item"]))]
+    items, countries = located["item"], located["country"]
+    is_first = np.ones(len(located), np.bool_)
+    is_first[1:] = (items[1:] != items[:-1]) | (countries[1:] != countries[:-1])
+    firsts = np.flatnonzero(is_first)
+    # `timeless` of many at once, and their sum as `_sum` makes it of two.
+    places = np.log2(located["trend"].astype(np.float64)) + located["at_ms"] / half_life_ms
+    newest = np.maximum.reduceat(places, firsts)
+    over_newest = np.exp2(places - newest[np.cumsum(is_first) - 1])
+    sums = newest + np.log2(np.add.reduceat(over_newest, firsts))
     found: dict[int, dict[bytes, float]] = {}
-    for row in contributions[contributions["country"] != 0]:
-        trends = found.setdefault(int(row["item"]), {})
-        name = names[int(row["country"])]
-        place = timeless(float(row["trend"]), int(row["at_ms"]), half_life_ms)
-        trends[name] = _sum(trends.get(name, NOTHING), place)
+    for item, country, place in zip(
+        items[firsts].tolist(), countries[firsts].tolist(), sums.tolist(), strict=True
+    ):
+        found.setdefault(item, {})[names[country]] = place
     return found
 
 
