@@ -10,7 +10,10 @@ from pydantic import Field, model_validator
 
 from flink_jobs.settings_section import Section
 from udfs.bandits.list_policy import ListPolicy, check_list_policies
+from udfs.ranking.rank_settings import ARRIVALS, MAX_NEW_ITEM_SHARE, RankSettings
 from udfs.user_state import SOURCES
+
+_RANKING = RankSettings()
 
 
 class ListPolicyTable(Section):
@@ -39,36 +42,40 @@ class Model(Section):
     root: Path = Field(
         Path(".tailrace/models"), description="<root>/<epoch>/manifest.json; readable by every worker"
     )
-    candidates: int = Field(200, ge=10, le=1_000)
-    finalists: int = Field(40, ge=10, le=200, description="candidates that the learned ranker scores")
-    diversity: float = Field(0.15, ge=0, le=1, description="MMR: weight of category repetition")
+    candidates: int = Field(_RANKING.candidates, ge=10, le=1_000)
+    finalists: int = Field(
+        _RANKING.finalists, ge=10, le=200, description="candidates that the learned ranker scores"
+    )
+    diversity: float = Field(_RANKING.diversity, ge=0, le=1, description="MMR: weight of category repetition")
     exploration_floor: float = Field(
-        0.01, ge=0, le=0.18, description="least probability of every source at a slot"
+        _RANKING.exploration_floor, ge=0, le=0.18, description="least probability of every source at a slot"
     )
     exploration_policy: Literal["thompson", "epsilon_greedy", "ucb1", "linucb", "thompson_linear"] = Field(
-        "thompson", description="how a slot's source is drawn, see docs/bandits.md"
+        _RANKING.exploration_policy, description="how a slot's source is drawn, see docs/bandits.md"
     )
     shared_credits: float = Field(
-        100.0,
+        _RANKING.shared_credits,
         ge=0,
         le=1_000,
         description="what all users' credits count for at a source, beside a user's own; 0 leaves them out",
     )
     new_item_share: float = Field(
-        0.0,
+        _RANKING.new_item_share,
         ge=0,
-        le=0.2,
+        le=MAX_NEW_ITEM_SHARE,
         description="of the slots, for items that the model knows little of; one a list at most",
     )
     arrivals: int = Field(
-        1_000,
+        ARRIVALS,
         ge=0,
         le=20_000,
         description="newest items unknown to the epoch that are ranked by what the catalogue says of them, where the "
         "bundle has a vocabulary; 0 leaves them out until the next model",
     )
     new_item_weight: float = Field(
-        20.0, ge=0, description="an item is new while its interactions in training weigh no more, 1 a view"
+        _RANKING.new_item_weight,
+        ge=0,
+        description="an item is new while its interactions in training weigh no more, 1 a view",
     )
     list_policies: dict[str, ListPolicyTable] = Field(
         default_factory=dict,
@@ -76,10 +83,14 @@ class Model(Section):
         "earned; empty: no list policies; as a variable: JSON",
     )
     list_rule: Literal["thompson", "epsilon_greedy", "ucb1", "linucb", "thompson_linear"] = Field(
-        "thompson", description="how a list's policy is drawn, as `exploration_policy`"
+        _RANKING.list_rule, description="how a list's policy is drawn, as `exploration_policy`"
     )
-    list_floor: float = Field(0.05, ge=0, le=0.22, description="least probability of every list policy")
-    rebuy_after_ms: int = Field(86_400_000, description="a bought item is not recommended for this long")
+    list_floor: float = Field(
+        _RANKING.list_floor, ge=0, le=0.22, description="least probability of every list policy"
+    )
+    rebuy_after_ms: int = Field(
+        _RANKING.rebuy_after_ms, description="a bought item is not recommended for this long"
+    )
     trusted_keys: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] = Field(
         (),
         description="Ed25519 public keys as `tailrace models keygen` prints them: a bundle serves only if one of "

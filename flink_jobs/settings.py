@@ -22,6 +22,7 @@ from flink_jobs.model_settings import Learn as Learn
 from flink_jobs.model_settings import Model as Model
 from flink_jobs.registry_settings import Registry
 from flink_jobs.settings_section import Section
+from udfs.ranking.rank_settings import RankSettings
 
 ENVIRONMENT_PREFIX = "TAILRACE_"
 DEFAULT_FILE = "tailrace.toml"
@@ -71,7 +72,7 @@ class Redis(Section):
     hash_tags: bool = Field(True, description="keys with literal braces, one Cluster slot a user")
     cluster: bool = Field(False, description="one function call a user instead of one a batch")
     ttl_s: int = Field(30 * 86_400, ge=60, description="of all of a user's keys")
-    list_size: int = Field(10, ge=1, le=50)
+    list_size: int = Field(RankSettings().list_size, ge=1, le=50)
     retry_limit_s: float = Field(
         45.0, description="how long a batch waits for Redis; below the checkpoint timeout"
     )

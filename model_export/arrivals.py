@@ -12,9 +12,9 @@ from model_export.moments import Moment
 from model_export.sources.event_log import EventLog
 from schemas.ids import item_hash
 from schemas.records import Item
-from udfs.ranking.arrivals import ARRIVALS
 from udfs.ranking.catalogue import CatalogueView
 from udfs.ranking.item_index import ItemIndex
+from udfs.ranking.rank_settings import ARRIVALS
 
 PLACED = 5_000
 """Of the newest of a stretch at most, or as many as workers rank at once: to place one costs as much as the epoch has

@@ -15,8 +15,8 @@ from model_export.ranker import RankerSettings
 from model_export.rules import RuleSettings
 from model_export.sequence_training import SequenceSettings
 from udfs.model.manifest import ModelSettings
-from udfs.ranking.arrivals import ARRIVALS
 from udfs.ranking.rank import RankSettings
+from udfs.ranking.rank_settings import ARRIVALS
 from udfs.user_logic import LogicSettings
 
 WEIGHT_CONTENT = 0.10

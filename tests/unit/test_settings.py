@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from flink_jobs.rank_settings import rank_settings
 from flink_jobs.settings import Settings, SettingsError, load
+from udfs.ranking.rank_settings import RankSettings
 from udfs.user_logic import LogicSettings
 
 
@@ -83,3 +85,7 @@ def test_a_password_does_not_appear_when_settings_are_printed() -> None:
 def test_the_job_and_the_logic_have_one_default_each_setting() -> None:
     job, logic = load(environment={}).job, LogicSettings()
     assert (job.session_gap_ms, job.forget_after_ms, job.shards) == logic
+
+
+def test_a_deployment_that_sets_nothing_ranks_by_the_defaults_of_ranking() -> None:
+    assert rank_settings(load(environment={})) == RankSettings()

@@ -31,13 +31,13 @@ from udfs.model.bundle import Bundle
 from udfs.model.manifest import ModelSettings
 from udfs.online.publisher import PublisherSettings
 from udfs.online.session_learner import LearnerSettings, SessionLearner
-from udfs.ranking.arrivals import ARRIVALS
 from udfs.ranking.catalogue import CatalogueView
 from udfs.ranking.click_records import session_key
 from udfs.ranking.features import FEATURE_NAMES
 from udfs.ranking.item_index import ItemIndex
 from udfs.ranking.live_sessions import LiveSessions
 from udfs.ranking.rank import RankSettings, rank_batch
+from udfs.ranking.rank_settings import ARRIVALS
 from udfs.ranking.snapshot import Snapshot
 from udfs.user_logic import LogicSettings, Position, UserLogic
 from udfs.user_state import UserState

@@ -28,8 +28,6 @@ from udfs.ranking.inner_product import padded_columns, score_all
 from udfs.ranking.item_index import ItemIndex, frozen
 from udfs.ranking.rule_table import RuleTable
 
-ARRIVALS = 1_000
-"""That a worker ranks beside an epoch at most, and training shows its ranker."""
 REACHES = 100
 """Known items whose users may meet an arrival; each item has at most `NEIGHBOURS_PER_ITEM` arrivals."""
 FACTORS_OF = 10

@@ -20,7 +20,6 @@ from udfs.ranking.history import History
 from udfs.ranking.rules import bought_recently
 from udfs.ranking.snapshot import StateColumns
 
-MAX_SHARE: Final = 0.2
 NO_ROW: Final = -1
 
 
@@ -53,7 +52,7 @@ def find_new_items(
     Parameters
     ----------
     share
-        Probability of a slot to take one, in [0, `MAX_SHARE`].
+        Probability of a slot to take one, in [0, `udfs.ranking.rank_settings.MAX_NEW_ITEM_SHARE`].
     weight
         An item is new while its interactions in training weigh no more than this: 1 a view, 5 a purchase.
     """

@@ -22,14 +22,12 @@ from udfs.bandits.linear_arms import LinearArms, LinearPolicy
 from udfs.bandits.policy import SERVED
 from udfs.bandits.shared_posterior import SharedPosterior
 from udfs.bandits.user_context import LENGTH, UNITS, context_units
+from udfs.ranking.rank_settings import SHARED_CREDITS, THOMPSON
 from udfs.ranking.served_rules import RuleWidths, by_posterior, served_rule
 from udfs.ranking.snapshot import StateColumns
 from udfs.user_state import SOURCES
 
 N_ARMS: Final = len(SOURCES)
-THOMPSON: Final = "thompson"
-SHARED_CREDITS: Final = 100.0
-"""Credits that an arm's shared evidence counts for at most: half as many as a user's own (`udfs.bandit.KEEP`)."""
 CELLS: Final = 48
 """Enough for posteriors of 50 to 800 credits, whose widths are alike: seen to be off by less than 1e-6."""
 

@@ -1,16 +1,22 @@
 """How to rank: sizes, and what may be set by a deployment or a variant of an experiment."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from udfs.bandits.list_policy import ListPolicy, check_list_policies
 from udfs.bandits.policy import SERVED
-from udfs.ranking.new_items import MAX_SHARE
-from udfs.ranking.play_shares import SHARED_CREDITS, THOMPSON
+
+THOMPSON: Final = "thompson"
+SHARED_CREDITS: Final = 100.0
+"""Credits that an arm's shared evidence counts for at most: half as many as a user's own (`udfs.bandit.KEEP`)."""
+MAX_NEW_ITEM_SHARE: Final = 0.2
+ARRIVALS: Final = 1_000
+"""Items unknown to an epoch that a worker ranks beside it at most, and training shows its ranker."""
 
 
 @dataclass(frozen=True, slots=True)
 class RankSettings:
-    """How to rank; the defaults are those of `flink_jobs.settings.Model`.
+    """How to rank; `flink_jobs.settings.Model` takes its defaults from here.
 
     `candidates` and `finalists` bound the stages, `diversity` is the weight of category repetition in [0, 1],
     `exploration_floor` the least probability of each of the five arms, `rebuy_after_ms` for how long a bought
@@ -46,6 +52,6 @@ class RankSettings:
             raise ValueError(
                 f"exploration_policy: wanted one of {', '.join(SERVED)}, got {self.exploration_policy!r}"
             )
-        if not 0.0 <= self.new_item_share <= MAX_SHARE:
-            raise ValueError(f"new_item_share: wanted 0 to {MAX_SHARE}, got {self.new_item_share}")
+        if not 0.0 <= self.new_item_share <= MAX_NEW_ITEM_SHARE:
+            raise ValueError(f"new_item_share: wanted 0 to {MAX_NEW_ITEM_SHARE}, got {self.new_item_share}")
         check_list_policies(self.list_policies, self.list_rule, self.list_floor)
