@@ -16,6 +16,7 @@ from schemas.codec import Codec, encode
 from schemas.ids import item_hash, user_key
 from schemas.records import EVENT_TYPES, SessionDelta
 from schemas.refusal import Refused
+from udfs.avro_kernel import behind_header, find_bytes, find_text, read_long
 from udfs.kernel_cache import kernel
 
 _BODY: Final = 10  # behind the header of Avro's single-object encoding
@@ -110,94 +111,64 @@ def _walk(
     item_stops: NDArray[np.int64],
     times_ms: NDArray[np.int64],
 ) -> None:
-    """Find each record's item and time and write its session's text; an item start of 0 leaves it to the codec."""
+    """Find each record's item and time and write its session's text; an item start of 0 leaves it to the codec.
+
+    No item starts at 0: a batch begins with a header.
+    """
     begin = written = 0
     for row in range(len(stops)):
-        end, at = stops[row], begin + _BODY
-        item_starts[row] = item_stops[row] = times_ms[row] = 0
-        text_stops[row] = written
-        known = end - begin > _BODY
-        for j in range(_BODY):
-            known = known and buffer[begin + j] == header[j]
-        begin = end
-        if not known:
-            continue
-        tenant, tenant_stop = _text(buffer, at, end)
-        user, user_stop = _text(buffer, tenant_stop, end)
-        ordinal, at = _long(buffer, user_stop, end)
-        _, at = _long(buffer, at, end)  # session_start
-        _, at = _long(buffer, at, end)  # position
-        item, item_stop = _text(buffer, at, end)
-        kind, at = _long(buffer, item_stop, end)
-        known = at == item_stop + 1
-        at_ms, at = _long(buffer, at, end)
-        previous, at = _long(buffer, at, end)
-        at = at + previous if 0 <= previous <= end - at else end + 1
+        end = stops[row]
+        tenant, tenant_stop = find_text(buffer, behind_header(buffer, begin, end, header), end)
+        user, user_stop = find_text(buffer, tenant_stop, end)
+        ordinal, at = read_long(buffer, user_stop, end)
+        _, at = read_long(buffer, at, end)  # session_start
+        _, at = read_long(buffer, at, end)  # position
+        item, item_stop = find_text(buffer, at, end)
+        kind, kind_stop = read_long(buffer, item_stop, end)
+        at_ms, at = read_long(buffer, kind_stop, end)
+        _, at = find_bytes(buffer, at, end)  # previous_items
         for _ in range(3):  # partition, offset, n
-            _, at = _long(buffer, at, end)
-        country, at = _text(buffer, at, end)
-        if not known or at != end or not 0 <= kind < _KINDS or ordinal < 0:
-            continue
-        plain = _is_ascii(buffer, item, item_stop) and _is_ascii(buffer, country, at)
+            _, at = read_long(buffer, at, end)
+        _, at = find_text(buffer, at, end)  # country
+        item_starts[row] = item_stops[row] = times_ms[row] = 0
+        # A symbol is one byte; what is written otherwise in a key is left to the codec.
+        plain = at == end and kind_stop == item_stop + 1 and 0 <= kind < _KINDS and ordinal >= 0
         for start, stop in ((tenant, tenant_stop), (user, user_stop)):
-            plain = plain and _is_ascii(buffer, start, stop)
             for j in range(start, stop):
                 for reserved in _RESERVED:
                     plain = plain and buffer[j] != reserved
-        if not plain:
-            continue
-        to = written
-        for j in range(tenant, tenant_stop):
-            texts[to] = buffer[j]
-            to += 1
-        texts[to] = _SLASH
-        to += 1
-        for j in range(user, user_stop):
-            texts[to] = buffer[j]
-            to += 1
-        texts[to] = 0
-        to += 1
-        digits, rest = 1, ordinal // 10
-        while rest:
-            digits, rest = digits + 1, rest // 10
-        for j in range(digits):
-            texts[to + digits - 1 - j] = 48 + ordinal % 10
-            ordinal //= 10
-        written = to + digits
+        if plain:
+            written = _put_name(buffer, tenant, tenant_stop, user, user_stop, ordinal, texts, written)
+            item_starts[row], item_stops[row], times_ms[row] = item, item_stop, at_ms
         text_stops[row] = written
-        item_starts[row], item_stops[row], times_ms[row] = item, item_stop, at_ms
-        # The first byte of a batch is a header's: no item starts at 0.
+        begin = end
 
 
 @kernel
-def _long(buffer: NDArray[np.uint8], at: int, end: int) -> tuple[int, int]:
-    """Return a signed integer and where it ends; behind `end` where it is cut off or longer than 63 bits."""
-    value = np.uint64(0)
-    shift = np.uint64(0)
-    while at < end and shift < 63:
-        byte = np.uint64(buffer[at])
-        at += 1
-        value |= (byte & np.uint64(127)) << shift
-        shift += np.uint64(7)
-        if byte < 128:
-            half = np.int64(value >> np.uint64(1))
-            return int(half if value & np.uint64(1) == 0 else -half - 1), at
-    return 0, end + 1
-
-
-@kernel
-def _text(buffer: NDArray[np.uint8], at: int, end: int) -> tuple[int, int]:
-    """Return where a text starts and ends; behind `end` where it is cut off."""
-    length, start = _long(buffer, at, end)
-    if start > end or not 0 <= length <= end - start:
-        return end + 1, end + 1
-    return start, start + length
-
-
-@kernel
-def _is_ascii(buffer: NDArray[np.uint8], start: int, stop: int) -> bool:
-    """Return whether all bytes are below 128."""
-    high = np.uint8(0)
-    for j in range(start, stop):
-        high |= buffer[j]
-    return bool(high < 128)
+def _put_name(
+    buffer: NDArray[np.uint8],
+    tenant: int,
+    tenant_stop: int,
+    user: int,
+    user_stop: int,
+    ordinal: int,
+    texts: NDArray[np.uint8],
+    to: int,
+) -> int:
+    """Write the text that `session_key` hashes, and return where it ends."""
+    for j in range(tenant, tenant_stop):
+        texts[to] = buffer[j]
+        to += 1
+    texts[to] = _SLASH
+    to += 1
+    for j in range(user, user_stop):
+        texts[to] = buffer[j]
+        to += 1
+    texts[to] = 0
+    digits, rest = 1, ordinal // 10
+    while rest:
+        digits, rest = digits + 1, rest // 10
+    for j in range(digits):
+        texts[to + digits - j] = 48 + ordinal % 10
+        ordinal //= 10
+    return to + 1 + digits
