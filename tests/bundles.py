@@ -7,20 +7,22 @@ neighbours are the next items of its parity.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from schemas.ids import category_hash, item_hash, user_key
-from udfs.model.bundle import Bundle
+from udfs.model.bundle import Bundle, BundleRefused
 from udfs.model.bundle_writer import write_bundle
 from udfs.model.items import ItemArrays
-from udfs.model.manifest import ModelSettings
+from udfs.model.manifest import MANIFEST, ModelSettings
 from udfs.ranking.content_table import ItemContent
 from udfs.ranking.device_table import DeviceTable
 from udfs.ranking.features import FEATURE_NAMES, N_FEATURES
@@ -204,6 +206,20 @@ def make_bundle(
         native=native,
     )
     return Bundle.open(path, sha256)
+
+
+def assert_part_is_needed(folder: Path, name: str) -> None:
+    """See that a bundle is refused with a bit of a file changed, and with the file gone from it and its manifest."""
+    whole = (folder / name).read_bytes()
+    (folder / name).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(BundleRefused, match="SHA-256"):
+        Bundle.open(folder)
+    (folder / name).unlink()
+    tree = json.loads((folder / MANIFEST).read_text())
+    del tree["files"][name]
+    (folder / MANIFEST).write_text(json.dumps(tree))
+    with pytest.raises(BundleRefused, match="does not name"):
+        Bundle.open(folder)
 
 
 def item_id(number: int) -> str:

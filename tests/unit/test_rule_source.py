@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundles import item_id, make_bundle, snapshot, toy_items, toy_state
+from bundles import assert_part_is_needed, item_id, make_bundle, snapshot, toy_items, toy_state
 from test_train import SETTINGS as TRAINING
 from test_train import UNTIL, data
 from test_training_equals_serving import EPOCH, RANK, index, log, moments, replayed, served_features
@@ -153,17 +153,7 @@ def test_a_bundle_without_rules_is_what_it_was_before(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(RULE_FILES))
 def test_rules_that_are_not_all_there_or_were_changed_are_refused(tmp_path: Path, name: str) -> None:
-    folder = with_rules(tmp_path / "7").path
-    whole = (folder / name).read_bytes()
-    (folder / name).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(BundleRefused, match="SHA-256"):
-        Bundle.open(folder)
-    (folder / name).unlink()
-    tree = json.loads((folder / MANIFEST).read_text())
-    del tree["files"][name]
-    (folder / MANIFEST).write_text(json.dumps(tree))
-    with pytest.raises(BundleRefused, match="does not name"):
-        Bundle.open(folder)
+    assert_part_is_needed(with_rules(tmp_path / "7").path, name)
 
 
 def test_rules_with_wrong_content_are_refused(tmp_path: Path) -> None:
