@@ -1,9 +1,9 @@
 """Reads Avro's binary encoding in compiled code, for readers of whole batches that make no record of each.
 
 Every function takes the bytes of a batch, where to read and where the record stops, and gives where the value ends;
--1 where there is none, which every function passes on. So a reader checks once, at the end of a record. What is strict
-here and lenient in the format (a number of more than eight bytes, a text that is not printable ASCII) is left to
-`schemas.codec`, which is the reference.
+-1 where there is none, which every function passes on. So a reader checks once, at the end of a record. What is
+strict here and lenient in the format (a number of more than eight bytes, a text that is not printable ASCII) is left
+to `schemas.codec`, which is the reference.
 """
 
 import numpy as np
