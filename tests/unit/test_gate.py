@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from flink_jobs.settings import Settings, load
 from model_export.gate.calibration import calibration_error
-from model_export.gate.replayed_value import OUTSIDE, readable, replayed_value
+from model_export.gate.replayed_value import OUTSIDE, ReplayedValue, readable, replayed_value
 from schemas.ids import item_hash
 from schemas.records import Example, ExampleItem
 from tailrace import model_verdict
@@ -168,8 +168,17 @@ def test_a_list_is_worth_what_it_earned_under_the_list_policy_that_it_had(tmp_pa
     assert {one.list_policy for one in made} == {"plain", "spread", "mix"}
     found = replayed_value(bundle, readable(made), rank, np.random.default_rng(0))
     assert found.effective == pytest.approx(2_000, rel=1e-6)
-    silent = [one._replace(list_policy="") for one in made]
-    assert replayed_value(bundle, silent, rank, np.random.default_rng(0)).effective < 1_990
+
+    def silent(name: str, how: RankSettings = rank) -> ReplayedValue:
+        some = [one._replace(list_policy="") for one in made if one.list_policy == name]
+        return replayed_value(bundle, some, how, np.random.default_rng(0))
+
+    for name in ("plain", "mix"):  # the settings' own diversity, and sources that are logged
+        assert silent(name).effective == pytest.approx(silent(name).slots, rel=1e-6)
+    assert silent("spread").effective < 0.99 * silent("spread").slots, "plain lists have other items there"
+    assert silent("spread") == silent("spread", RANK), (
+        "a list that names no policy is judged as if there were none"
+    )
 
 
 def test_a_model_that_knows_an_item_well_gives_it_by_its_sources_and_not_by_the_share(tmp_path: Path) -> None:
