@@ -151,15 +151,32 @@ def activations(pointers: Sequence[ModelPointer]) -> list[ModelPointer]:
 def active_epoch(settings: Settings) -> int | None:
     """Give the epoch activated last by the topic; by Redis where the topic cannot be read; None for none."""
     try:
+        return serving_epoch(settings)
+    except UserError:
+        return None
+
+
+def serving_epoch(settings: Settings) -> int | None:
+    """Give the same, where somebody can tell.
+
+    Raises
+    ------
+    UserError
+        Of the topic, as TR-300, where Redis cannot be asked either.
+    """
+    untold: UserError | None = None
+    try:
         history = activations(read_pointers(settings))
         if history:
             return history[-1].epoch
-    except UserError:
-        pass
+    except UserError as error:
+        untold = error
     try:
         with store(settings) as client:
             epoch = client.hget(MODEL_CURRENT, "epoch")
     except UserError:
+        if untold is not None:
+            raise untold from None
         return None
     return None if epoch is None else int(epoch)
 

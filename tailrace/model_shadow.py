@@ -144,7 +144,7 @@ def run(
     from tailrace.commands.train import train_settings
     from udfs.ranking.catalogue import CatalogueView
 
-    beside = model_epochs.active_epoch(settings) if against is None else against
+    beside = model_epochs.serving_epoch(settings) if against is None else against
     if beside is None:
         raise UserError(
             "TR-385",

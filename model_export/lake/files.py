@@ -20,6 +20,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+
+class LakeError(OSError):
+    """A file of the lake is cut short, or its disk is away; the message names it."""
+
+
 SCHEMA = pa.schema(
     [
         pa.field("partition", pa.int32(), nullable=False),
@@ -97,7 +102,7 @@ def write_run(root: Path, topic: str, records: Sequence[RawRecord]) -> list[Lake
 def read(files: Iterable[LakeFile]) -> Iterator[RawRecord]:
     """Yield the records of files, one file after the other."""
     for file in files:
-        table = pq.read_table(file.path, schema=SCHEMA, partitioning=None)
+        table = _table_of(file.path, SCHEMA)
         times = table["timestamp"].cast(pa.int64()).to_pylist()
         yield from map(
             RawRecord,
@@ -128,7 +133,7 @@ def compact(root: Path, topic: str, before: date) -> tuple[int, int]:
         for run in _adjacent(files, everything):
             were, are = were + len(run), are + 1
             if len(run) > 1:
-                table = pa.concat_tables(pq.read_table(file.path, partitioning=None) for file in run)
+                table = pa.concat_tables(_table_of(file.path) for file in run)
                 _write(root, topic, day, run[0].partition, run[0].first, run[-1].last, table)
                 for file in run:
                     file.path.unlink()
@@ -153,13 +158,20 @@ def erase(root: Path, topic: str, key: bytes) -> int:
     """
     erased = 0
     for file in files_of(root, topic):
-        table = pq.read_table(file.path, partitioning=None)
+        table = _table_of(file.path)
         keep = pc.fill_null(pc.not_equal(table["key"], pa.scalar(key, pa.binary())), True)
         left = table.filter(keep)
         if len(left) < len(table):
             erased += len(table) - len(left)
             _write(root, topic, file.day, file.partition, file.first, file.last, left)
     return erased
+
+
+def _table_of(path: Path, schema: pa.Schema | None = None) -> pa.Table:
+    try:
+        return pq.read_table(path, schema=schema, partitioning=None)
+    except (OSError, pa.ArrowException) as error:
+        raise LakeError(f"{path} cannot be read: {error}") from error
 
 
 def _adjacent(files: list[LakeFile], everything: Sequence[LakeFile]) -> Iterator[list[LakeFile]]:

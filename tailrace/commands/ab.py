@@ -76,14 +76,12 @@ def start(
 ) -> None:
     """Start an experiment: from now on each list is made, and logged, as its user's variant says."""
     settings = load(config)
-    ensure_topics(settings)
-    running = read_running(settings)
     buckets = max(1, round(share * BUCKETS))
     try:
         experiment = Experiment(
             name,
             layer,
-            running.free_bucket(layer, buckets),
+            0,
             buckets,
             tuple(_variant(text) for text in variant),
             metric,
@@ -93,6 +91,10 @@ def start(
             expected_effect,
             tuple(_guardrail(text) for text in guardrail or ()),
         )
+        RunningExperiments().start(experiment)  # what is wrong by itself is said before a broker is asked
+        ensure_topics(settings)
+        running = read_running(settings)
+        experiment = experiment._replace(first_bucket=running.free_bucket(layer, buckets))
         running = running.start(experiment)
     except ValueError as error:
         raise UserError(
@@ -238,16 +240,24 @@ def _find(running: RunningExperiments, name: str) -> Experiment:
 def _variant(text: str) -> Variant:
     head, _, words = text.partition(":")
     name, _, weight = head.partition("*")
+    if weight and not weight.isdecimal():
+        raise ValueError(f"--variant {text}: wanted NAME*3, a whole number of shares, got {weight!r}")
     settings: dict[str, Any] = {}
     for word in filter(None, words.split(",")):
         key, _, value = word.partition("=")
-        settings[key] = value if key in NAMED else json.loads(value)
+        try:
+            settings[key] = value if key in NAMED else json.loads(value)
+        except ValueError:
+            raise ValueError(f"--variant {text}: wanted {key}=NUMBER, got {word!r}") from None
     return Variant(name, int(weight or 1), settings)
 
 
 def _guardrail(text: str) -> Guardrail:
     metric, _, most_drop = text.partition(":")
-    return Guardrail(metric, float(most_drop or 0.0))
+    try:
+        return Guardrail(metric, float(most_drop or 0.0))
+    except ValueError:
+        raise ValueError(f"--guardrail {text}: wanted {metric}:0.05, a share, got {most_drop!r}") from None
 
 
 def _plain(found: Standing) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,15 +52,7 @@ def run(
     from tailrace.lake_writer import LakeWriter
 
     settings = load(config)
-    unknown = sorted(set(topic or ()) - {each.name for each in TOPICS})
-    if unknown:
-        raise UserError(
-            "TR-393",
-            f"there is no topic {', '.join(unknown)}",
-            "names are without kafka.topic_prefix",
-            f"one of {', '.join(each.name for each in TOPICS)}",
-            ExitCode.USAGE,
-        )
+    _check_topics(topic)
     lake, console, taken = settings.lake, Console(stderr=True, highlight=False), 0
     writer = LakeWriter(settings, lake.root, topic or DEFAULT_TOPICS, lake.rows_a_file, lake.flush_s)
 
@@ -93,19 +87,20 @@ def ls(config: Config = None, as_json: Json = False) -> None:
 
     settings = load(config)
     root, rows = settings.lake.root, list[dict[str, Any]]()
-    for topic in topics_in(root):
-        files = files_of(root, topic)
-        if files:
-            rows.append(
-                {
-                    "topic": topic,
-                    "from": min(file.day for file in files).isoformat(),
-                    "to": max(file.day for file in files).isoformat(),
-                    "files": len(files),
-                    "bytes": sum(file.path.stat().st_size for file in files),
-                    "next_offsets": next_offsets(root, topic),
-                }
-            )
+    with _readable():
+        for topic in topics_in(root):
+            files = files_of(root, topic)
+            if files:
+                rows.append(
+                    {
+                        "topic": topic,
+                        "from": min(file.day for file in files).isoformat(),
+                        "to": max(file.day for file in files).isoformat(),
+                        "files": len(files),
+                        "bytes": sum(file.path.stat().st_size for file in files),
+                        "next_offsets": next_offsets(root, topic),
+                    }
+                )
     if as_json:
         typer.echo(json.dumps({"root": str(root), "topics": rows}))
         return
@@ -122,7 +117,7 @@ def ls(config: Config = None, as_json: Json = False) -> None:
             f"{row['bytes'] / 1e6:.1f}",
             f"{offsets:,}",
         )
-    Console(highlight=False).print(table if rows else f"{root} holds nothing yet: tailrace lake run --once")
+    Console(highlight=False).print(table if rows else _nothing(root))
 
 
 def compact(config: Config = None, as_json: Json = False) -> None:
@@ -132,12 +127,15 @@ def compact(config: Config = None, as_json: Json = False) -> None:
 
     root = load(config).lake.root
     today = datetime.now(UTC).date()
-    found = {topic: compact_files(root, topic, today) for topic in topics_in(root)}
+    with _readable():
+        found = {topic: compact_files(root, topic, today) for topic in topics_in(root)}
     if as_json:
         typer.echo(json.dumps({topic: {"were": were, "are": are} for topic, (were, are) in found.items()}))
         return
     for topic, (were, are) in found.items():
         typer.echo(f"{were:>6} files are {are:>6}  {topic}")
+    if not found:
+        typer.echo(_nothing(root))
 
 
 def retain(
@@ -151,8 +149,10 @@ def retain(
     from model_export.lake.files import topics_in
 
     root = load(config).lake.root
+    _check_topics(topic)
     since = datetime.now(UTC).date() - timedelta(days=days)
-    gone = {name: retain_files(root, name, since) for name in topic or topics_in(root)}
+    with _readable():
+        gone = {name: retain_files(root, name, since) for name in topic or topics_in(root)}
     typer.echo(json.dumps(gone) if as_json else f"{sum(gone.values())} files of before {since} deleted")
 
 
@@ -170,16 +170,52 @@ def erase(
     from model_export.lake.files import topics_in
 
     root, key = load(config).lake.root, user_key(tenant, user).encode()
-    erased = {topic: erase_key(root, topic, key) for topic in topics_in(root) if topic != CONTROL.name}
+    with _readable():
+        erased = {topic: erase_key(root, topic, key) for topic in topics_in(root) if topic != CONTROL.name}
     if as_json:
         typer.echo(json.dumps({"user": user, "tenant": tenant, "erased": erased}))
         return
     for topic, count in erased.items():
         typer.echo(f"{count:>10,} records  {topic}")
+    if not erased:
+        typer.echo(_nothing(root))
+
+
+def _check_topics(names: list[str] | None) -> None:
+    unknown = sorted(set(names or ()) - {each.name for each in TOPICS})
+    if unknown:
+        raise UserError(
+            "TR-393",
+            f"there is no topic {', '.join(unknown)}",
+            "names are without kafka.topic_prefix",
+            f"one of {', '.join(each.name for each in TOPICS)}",
+            ExitCode.USAGE,
+        )
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Give TR-395 for a file of the lake, or its disk, that cannot be read or written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            "TR-395",
+            f"the lake: {error}",
+            "its disk is full or away, or a file was changed after it was written",
+            "mount the disk; or take the file out of the lake, its records with it",
+        ) from error
+
+
+def _nothing(root: Path) -> str:
+    return f"{root} holds nothing yet: tailrace lake run --once"
 
 
 def parity(config: Config = None, as_json: Json = False) -> None:
-    """Make the states behind the served lists again from the lake, and compare them bit for bit."""
+    """Make the states behind the served lists again from the lake, and compare them bit for bit.
+
+    Exit code 1 when a state differs, or the lake holds no list.
+    """
     from flink_jobs.model_store import ModelStore
     from model_export.lake.parity import compare
     from udfs.user_logic import LogicSettings
@@ -187,13 +223,20 @@ def parity(config: Config = None, as_json: Json = False) -> None:
     settings: Settings = load(config)
     job = settings.job
     console = Console(stderr=True, highlight=False)
-    with console.status("reading the lake") as status:
+    with _readable(), console.status("reading the lake") as status:
         found = compare(
             Path(settings.lake.root),
             LogicSettings(job.session_gap_ms, job.forget_after_ms, job.shards),
             ModelStore(settings.model).factors,
             job.generation,
             lambda events: status.update(f"{events:,} events"),
+        )
+    if not found.lists:
+        raise UserError(
+            "TR-394",
+            f"{settings.lake.root} holds no served list: there is nothing to compare",
+            "nothing was copied yet, or lake.root names another folder",
+            "tailrace lake run --once",
         )
     if as_json:
         summary = {"lists": found.lists, "equal": found.equal, "share_equal": found.share_equal}

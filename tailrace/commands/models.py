@@ -20,6 +20,7 @@ from tailrace.commands.model_gate import gate
 from tailrace.commands.model_shadow import shadow
 from tailrace.commands.options import Config, Json
 from tailrace.connections import store
+from tailrace.errors import UserError
 from tailrace.model_registry import record_switch
 from tailrace.model_switch import Activated
 
@@ -54,13 +55,19 @@ def ls(config: Config = None, as_json: Json = False) -> None:
     """List the bundles under model.root: checked as a worker checks them, and which one serves."""
     settings = load(config)
     bundles = model_epochs.bundles_on_disk(settings.model)
-    active = model_epochs.active_epoch(settings)
+    active: int | None = None
+    untold = ""
+    try:
+        active = model_epochs.serving_epoch(settings)
+    except UserError as error:
+        untold = f"which one serves is not known: {error.number}: {error.what}; {error.fix}"
     if as_json:
         rows = [
             dataclasses.asdict(bundle) | {"path": str(bundle.path), "active": bundle.epoch == active}
             for bundle in bundles
         ]
-        typer.echo(json.dumps({"root": str(settings.model.root), "active": active, "bundles": rows}))
+        told = {"root": str(settings.model.root), "active": active, "bundles": rows}
+        typer.echo(json.dumps(told | ({"active_unknown": untold} if untold else {})))
         return
     console = Console(highlight=False)
     if not bundles:
@@ -86,7 +93,9 @@ def ls(config: Config = None, as_json: Json = False) -> None:
     for bundle in bundles:
         if bundle.refusal:
             console.print(f"epoch {bundle.epoch} is refused: {bundle.refusal}", markup=False, soft_wrap=True)
-    if active is None:
+    if untold:
+        console.print(untold, markup=False, soft_wrap=True)
+    elif active is None:
         console.print("none serves; `tailrace models promote EPOCH`")
     elif waiting := model_epochs.unknown_items(settings):
         console.print(

@@ -152,11 +152,19 @@ def test_experiments_of_one_layer_get_different_users_until_it_is_full(topic: To
         (("--variant", "a", "--variant", "b:diversity=7"), "diversity: wanted 0.0 to 1.0"),
         (("--variant", "a", "--variant", "b:epoch=0.5"), "epoch: wanted"),
         (("--variant", "a", "--variant", "b", "--metric", "joy"), "metric"),
+        (
+            ("--variant", "a", "--variant", "b:diversity=much"),
+            "wanted diversity=NUMBER, got 'diversity=much'",
+        ),
+        (("--variant", "a", "--variant", "b:diversity"), "wanted diversity=NUMBER"),
+        (("--variant", "a", "--variant", "b*x"), "wanted NAME*3"),
+        (("--variant", "a", "--variant", "b", "--guardrail", "conversion:much"), "wanted conversion:0.05"),
     ],
 )
-def test_what_cannot_run_is_refused_before_it_is_ordered(
-    topic: Topic, words: tuple[str, ...], says: str
+def test_what_cannot_run_is_refused_before_a_broker_is_asked(
+    topic: Topic, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], says: str
 ) -> None:
+    monkeypatch.setattr(ab, "ensure_topics", lambda *_: pytest.fail("asked the broker"))
     done = CliRunner().invoke(app, ["ab", "start", "x", *words])
     assert done.exit_code != 0 and says in str(done.exception)
     assert topic.records == []
