@@ -121,7 +121,7 @@ def stop_with_savepoint(
     raise UserError("TR-252", f"job {job_id}: no savepoint was written within {timeout_s:.0f} s")
 
 
-def rest(jobmanager: str, path: str, method: str = "GET", timeout_s: float = 5.0, body: Any = None) -> Any:
+def rest(jobmanager: str, path: str, method: str = "GET", timeout_s: float = 30.0, body: Any = None) -> Any:
     """Ask Flink's REST interface.
 
     Parameters

@@ -28,7 +28,7 @@ PORT_SETTINGS = (
     "flink_rpc_port",
     "flink_blob_port",
 )
-_READY_WITHIN_S = 120.0
+_READY_WITHIN_S = 300.0
 _GIVE_UP_AFTER_RESTARTS = 3
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import socket
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from model_export.train import train
 from model_export.train_settings import TrainSettings
 from tailrace.stack import LocalStack
 from tailrace.stack.local import PORT_SETTINGS
+from tests.free_ports import free_ports
 from tests.stack.deployment import Deployment
 from tests.stack.running_shop import RunningShop
 from tests.stack.shop import CUT, DATA
@@ -43,7 +43,7 @@ EPOCHS = (1, 2)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the tests of the stack itself first: they start one of their own, and two are too many."""
+    """Run the tests of the stack itself first: they start one of their own, beside no other of this process."""
     own = [item for item in items if item.path.name == "test_local_stack.py"]
     shared = next((number for number, item in enumerate(items) if "stack" in item.fixturenames), len(items))
     behind = [item for item in items[shared:] if item not in own]
@@ -119,10 +119,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Bundle]:
 @pytest.fixture(scope="session")
 def stack(bundles: dict[int, Bundle], tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedStack]:
     """The shared stack; no job runs until a test submits or uses one."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in PORT_SETTINGS]
-    ports = {name: each.getsockname()[1] for name, each in zip(PORT_SETTINGS, sockets, strict=True)}
-    for each in sockets:
-        each.close()
+    ports = dict(zip(PORT_SETTINGS, free_ports(len(PORT_SETTINGS)), strict=True))
     home = tmp_path_factory.mktemp("stack")
     given: dict[str, dict[str, Any]] = {
         "stack": {"home": str(home / "home"), **ports},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,10 @@ from tailrace.connections import ensure_topics
 from tailrace.job_counts import sum_counts
 from tailrace.stack import LocalStack
 from tailrace.toml_text import settings_toml
+from tests.stack.patience import SLOWER, until
 from tests.stack.plain_run import Row
 
 JOB = "recommend"
-QUIET_S = 3.0  # longer than job.max_interval_ms: no list is owed for so long without one being written
 QUIET = {"log_level": 0}
 
 
@@ -76,7 +76,7 @@ class Deployment:
     def wait_until_running(self, timeout_s: float = 180.0) -> None:
         """Wait until every task runs."""
         assert self.job_id is not None
-        flink_client.wait_until_running(self.jobmanager, self.job_id, timeout_s)
+        flink_client.wait_until_running(self.jobmanager, self.job_id, SLOWER * timeout_s)
 
     def cancel(self) -> None:
         """Cancel the job and wait until its slots are free."""
@@ -98,9 +98,14 @@ class Deployment:
         """Give Flink's word for it."""
         return str(self.flink(f"/jobs/{self.job_id}")["state"])
 
+    def last_failure_ms(self) -> int:
+        """Give when the job last failed; 0: never. (Flink's count of restarts is up to ten seconds old.)"""
+        history = self.flink(f"/jobs/{self.job_id}/exceptions")["exceptionHistory"]
+        return max((int(entry["timestamp"]) for entry in history["entries"]), default=0)
+
     def flink(self, path: str) -> Any:
         """Ask Flink's REST."""
-        return flink_client.rest(self.jobmanager, path, timeout_s=20.0)
+        return flink_client.rest(self.jobmanager, path, timeout_s=60.0)
 
     def _wait_until_over(self) -> None:
         until(lambda: self.job_id not in flink_client.running_jobs(self.jobmanager), 60, "the job to end")
@@ -145,7 +150,7 @@ class Deployment:
             producer.produce(
                 self.settings.kafka.topic_prefix + topic, key=key, value=value, timestamp=timestamp_ms
             )
-        assert producer.flush(30) == 0
+        assert producer.flush(SLOWER * 30) == 0
 
     def order(self, kind: str, **fields: Any) -> int:
         """Send an order; give its offset."""
@@ -184,16 +189,6 @@ class Deployment:
             timeout_s,
             lambda: f"{self.ends('recs.events.v1')} events in the counts, there are {self.counts()}",
         )
-
-    def wait_until_done(self, timeout_s: float = 240.0) -> None:
-        """Wait until every event is counted and no list was written for longer than one may be owed."""
-        self.wait_until_read(timeout_s)
-        seen, since_s = -1, time.monotonic()
-        while time.monotonic() - since_s < QUIET_S:
-            now = self.ends("recs.served.v1")
-            if now != seen:
-                seen, since_s = now, time.monotonic()
-            time.sleep(0.1)
 
     def wait_for_versions(self, versions: Mapping[str, str], timeout_s: float = 120.0) -> None:
         """Wait until every user's list has the version given."""
@@ -245,9 +240,9 @@ class Deployment:
         consumer = self._consumer()
         try:
             name = self.settings.kafka.topic_prefix + topic
-            partitions = consumer.list_topics(name, timeout=20).topics[name].partitions
+            partitions = consumer.list_topics(name, timeout=60).topics[name].partitions
             return sum(
-                consumer.get_watermark_offsets(TopicPartition(name, number), timeout=20)[1]
+                consumer.get_watermark_offsets(TopicPartition(name, number), timeout=60)[1]
                 for number in partitions
             )
         finally:
@@ -259,7 +254,7 @@ class Deployment:
         name = self.settings.kafka.topic_prefix + topic
         consumer = self._consumer()
         try:
-            next_offsets = dict.fromkeys(consumer.list_topics(name, timeout=20).topics[name].partitions, 0)
+            next_offsets = dict.fromkeys(consumer.list_topics(name, timeout=60).topics[name].partitions, 0)
             for row in known:
                 next_offsets[row.partition] = max(next_offsets[row.partition], row.offset + 1)
             consumer.assign([TopicPartition(name, number, offset) for number, offset in next_offsets.items()])
@@ -283,9 +278,9 @@ class Deployment:
             consumer.close()
         return list(known)
 
-    def records(self, topic: str, kind: str) -> list[Any]:
-        """Read and decode a topic."""
-        return [self._codec.decode(kind, row.value) for row in self.rows(topic)]
+    def records(self, topic: str, kind: str, after: int = 0) -> list[Any]:
+        """Read a topic and decode what it has gained since there were `after` records in it."""
+        return [self._codec.decode(kind, row.value) for row in self.rows(topic)[after:]]
 
     def _consumer(self) -> Consumer:
         return Consumer(
@@ -306,15 +301,3 @@ class _EventClock:
 
     def __call__(self) -> int:
         return self.now_ms
-
-
-def until(
-    holds: Callable[[], object], timeout_s: float, what: str | Callable[[], str], pause_s: float = 0.1
-) -> None:
-    """Wait until something holds; say what was missing when it did not come."""
-    deadline_s = time.monotonic() + timeout_s
-    while not holds():
-        if time.monotonic() > deadline_s:
-            text = what if isinstance(what, str) else what()
-            raise AssertionError(f"after {timeout_s:.0f} s: {text}")
-        time.sleep(pause_s)

@@ -23,6 +23,8 @@ from udfs.user_logic import LogicSettings
 from udfs.user_state import UserState
 
 EVENTS, SESSIONS, SERVED = "recs.events.v1", "recs.sessions.v1", "recs.served.v1"
+ORDER_DIGITS = 12
+"""At the end of a version: the order under which a list was made. In front of them: what it was made of."""
 
 
 class RunningShop:
@@ -48,6 +50,10 @@ class RunningShop:
         self._sent = 0
         self._seen = 0
         self._made = 0
+        self._failed_ms = 0
+        self._compared = 0
+        self._logged: dict[str, str] = {}
+        self._logged_rows = 0
         settings = deployment.settings
         job = settings.job
         logic = LogicSettings(job.session_gap_ms, job.forget_after_ms, job.shards)
@@ -68,9 +74,26 @@ class RunningShop:
             self.catch_up()
         elif self.deployment.ends(EVENTS) > self._seen:  # a test failed before it looked
             self.deployment.order("republish")
-            self.deployment.wait_until_read()
-            self.skip_to(self.deployment.rows(EVENTS))
+            self._read()
             self.republish()
+
+    def publish(self, items: Sequence[Item]) -> None:
+        """Change the catalogue, and wait until every worker has read it, which it does before it ranks."""
+        self.mark = self.deployment.publish_items(items)
+        self.items += items
+        turn = 0
+
+        def known_to_all() -> bool:
+            nonlocal turn
+            turn += 1
+            probes = self.probes(f"catalogue-{self.mark}-{turn}")
+            self.deployment.produce(probes)
+            self.skip_to(self.deployment.rows(EVENTS))
+            versions, keys = self.plain.versions(), [user_key(one.tenant, one.user_id) for one in probes]
+            self.deployment.wait_for_versions({key: versions[key] for key in keys})
+            return {int(list_["_mark"]) for list_ in self.deployment.lists(keys).values()} == {self.mark}
+
+        until(known_to_all, 60, f"lists of every shard with catalogue mark {self.mark}")
 
     def probes(self, name: str) -> list[Event]:
         """Give a search in every shard: what is ranked at once and depends on no model."""
@@ -110,14 +133,40 @@ class RunningShop:
 
     def catch_up(self, timeout_s: float = 240.0) -> None:
         """Run what was sent since through the plain run, and wait until the job has written those lists."""
+        self._read(timeout_s)
+        self.deployment.wait_for_versions(self.plain.versions(), timeout_s)
+
+    def catch_up_with_log(self, timeout_s: float = 240.0) -> int:
+        """Wait until the log of lists has everyone's newest, whatever order stood; give how many records it has.
+
+        A list is in the store some time before it is there.
+        """
+        self._read(timeout_s)
+        wanted = {key: version[:-ORDER_DIGITS] for key, version in self.plain.versions().items()}
+
+        def missing() -> list[str]:
+            for list_ in self.deployment.records(SERVED, "ServedList", self._logged_rows):
+                key, made_of = user_key(list_.tenant, list_.user_id), list_.version[:-ORDER_DIGITS]
+                self._logged[key] = max(made_of, self._logged.get(key, ""))
+                self._logged_rows += 1
+            return [key for key in wanted if self._logged.get(key, "") < wanted[key]]
+
+        until(lambda: not missing(), timeout_s, lambda: f"lists in the log: {missing()[:5]}", 0.2)
+        return self._logged_rows
+
+    def _read(self, timeout_s: float = 240.0) -> None:
+        """Wait until the job has read all events, and run them through the plain run."""
+        failed_ms = self.deployment.last_failure_ms()
+        if failed_ms > self._failed_ms:
+            # The counts in the store may be ahead of the state that the job went back to: each shard tells its again.
+            self._failed_ms = failed_ms
+            self.deployment.produce(self.probes(f"failed-{failed_ms}"))
         self.deployment.wait_until_read(timeout_s)
         self.skip_to(self.deployment.rows(EVENTS))
-        self.deployment.wait_for_versions(self.plain.versions(), timeout_s)
 
     def catch_up_after_republish(self, timeout_s: float = 120.0) -> None:
         """Wait until everyone has the list that the newest order, a republish, gives them."""
-        self.deployment.wait_until_read(timeout_s)
-        self.skip_to(self.deployment.rows(EVENTS))
+        self._read(timeout_s)
         self.plain.republish(self.deployment.ends("recs.control.v1"))
         self.deployment.wait_for_versions(self.plain.versions(), timeout_s)
 
@@ -165,8 +214,8 @@ class RunningShop:
         served: dict[str, ServedList] = {}
 
         def all_there() -> bool:
-            for list_ in self.deployment.records(SERVED, "ServedList")[before:]:
-                if int(list_.version[-12:], 16) == control_seq:
+            for list_ in self.deployment.records(SERVED, "ServedList", before):
+                if int(list_.version[-ORDER_DIGITS:], 16) == control_seq:
                     served[user_key(list_.tenant, list_.user_id)] = list_
             return set(versions) <= set(served)
 
@@ -185,18 +234,20 @@ class RunningShop:
         return len(wanted)
 
     def check_deltas(self, timeout_s: float = 60.0) -> int:
-        """Compare what sessions gained, each exactly once; give how many."""
-        wanted = sorted(self.plain.deltas, key=_place)
+        """Compare what sessions have gained since the last call, each exactly once; give how many there ever were."""
+        total = len(self.plain.deltas)
         until(
-            lambda: len(self.deployment.rows(SESSIONS)) >= len(wanted),
+            lambda: len(self.deployment.rows(SESSIONS)) >= total,
             timeout_s,
-            lambda: f"{len(wanted)} deltas, there are {len(self.deployment.rows(SESSIONS))}",
+            lambda: f"{total} deltas, there are {len(self.deployment.rows(SESSIONS))}",
             0.5,
         )
-        found = sorted(self.deployment.records(SESSIONS, "SessionDelta"), key=_place)
+        wanted = sorted(self.plain.deltas[self._compared :], key=_place)
+        found = sorted(self.deployment.records(SESSIONS, "SessionDelta", self._compared), key=_place)
         assert [_place(delta) for delta in found] == [_place(delta) for delta in wanted]
         assert [encode(delta) for delta in found] == [encode(delta) for delta in wanted]
-        return len(found)
+        self._compared = total
+        return total
 
     def check_counts(self) -> dict[str, int]:
         """Compare the totals of events."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from schemas.ids import user_key
@@ -30,7 +28,7 @@ def test_the_next_list_holds_what_the_catalogue_says_without_a_restart(shop: Run
         *(by_id[item]._replace(price=5_000.0, updated_time=0) for item in dearer),
     ]
     try:
-        publish(shop, changed)
+        shop.publish(changed)
         shop.deployment.produce([shop.event("search", user_id)])
         shop.catch_up()
         (after,) = shop.deployment.lists([key]).values()
@@ -44,7 +42,7 @@ def test_the_next_list_holds_what_the_catalogue_says_without_a_restart(shop: Run
         (ranked,) = shop.plain.lists(unpriced, shop.mark, shop.rank_settings, [key]).values()
         assert [slot.score for slot in ranked.items] != [slot.score for slot in after["items"]]
     finally:
-        publish(shop, [by_id[item.item_id]._replace(updated_time=0) for item in changed])
+        shop.publish([by_id[item.item_id]._replace(updated_time=0) for item in changed])
     shop.check_states()
     shop.check_lists()
     assert sold_out in {slot.item_id for slot in shop.deployment.lists([key])[key]["items"]}
@@ -60,7 +58,7 @@ def test_a_new_item_is_listed_to_who_likes_its_like_without_a_restart(shop: Runn
     before = shop.deployment.lists(liked)
     job = shop.deployment.job_id
     try:
-        publish(shop, list(twins.values()))
+        shop.publish(list(twins.values()))
         shop.deployment.produce([shop.event("search", user) for user in users.values()])
         shop.catch_up()
         shop.check_lists(list(liked))
@@ -85,13 +83,7 @@ def test_a_new_item_is_listed_to_who_likes_its_like_without_a_restart(shop: Runn
             )
             assert (why.known, why.slot is not None, "content" in why.sources) == (True, True, True)
     finally:
-        publish(shop, [twin._replace(blocked=True) for twin in twins.values()])
+        shop.publish([twin._replace(blocked=True) for twin in twins.values()])
     shop.deployment.produce([shop.event("search", user) for user in users.values()])
     shop.catch_up()
     shop.check_lists(list(liked))
-
-
-def publish(shop: RunningShop, items: list) -> None:
-    shop.mark = shop.deployment.publish_items(items)
-    shop.items += items
-    time.sleep(2)  # each worker's client fetches in the background

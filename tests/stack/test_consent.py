@@ -40,6 +40,7 @@ def test_a_user_who_may_not_be_profiled_leaves_state_and_store_for_good(
     shop.deployment.produce([shop.event("click", user_id, item) for item in shop.known_items(6)])
     shop.catch_up()
     assert client.exists(*names) == 4
+    shop.catch_up_with_log()
 
     forget(shop, user_id)
     until(lambda: client.exists(*names) == 1, 60, f"the keys of {user_id} to go")

@@ -17,7 +17,7 @@ from tests.document_blocks import Block, blocks, commands, documents
 
 pytestmark = pytest.mark.stack
 ROOT = Path(__file__).parents[2]
-WITHIN_S = 120.0
+WITHIN_S = 480.0
 
 RUNNABLE = [
     block

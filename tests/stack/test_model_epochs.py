@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from tailrace import model_canary, model_epochs
 from tailrace.cli import app
 from tailrace.experiment_orders import read_running
 from tests.stack.deployment import until
-from tests.stack.running_shop import EVENTS, SERVED, RunningShop
+from tests.stack.running_shop import SERVED, RunningShop
 from udfs.experiments.canary import CanaryPlan
 from udfs.experiments.running import RunningExperiments
 from udfs.ranking.catalogue import CatalogueView
@@ -26,6 +27,7 @@ from udfs.ranking.rank import rank_batch
 from udfs.ranking.snapshot import Snapshot
 
 pytestmark = pytest.mark.stack
+TRAFFIC, PER_S = 12_000, 1_500
 
 
 def run(shop: RunningShop, *words: str) -> tuple[int, str]:
@@ -64,24 +66,44 @@ def check_each_by_its_bundle(shop: RunningShop, lists: list[ServedList]) -> None
             )
 
 
-def test_a_model_changes_under_flowing_events_and_every_list_is_of_one_epoch(shop: RunningShop) -> None:
-    before = len(shop.deployment.rows(SERVED))
+@contextmanager
+def flowing(shop: RunningShop) -> Iterator[None]:
+    """Let events flow from before this is entered until behind its end, however long it takes."""
+    traffic, over = shop.next_traffic(TRAFFIC), threading.Event()
+
+    def send() -> None:
+        shop.deployment.produce(traffic, PER_S)
+        is_last = False
+        while not is_last:
+            is_last = over.is_set()
+            shop.deployment.produce([shop.event("search", f"flows-{n}") for n in range(100)], 100)
+
+    read = shop.deployment.counts().get("events", 0)
+    sender = threading.Thread(target=send)
+    sender.start()
     try:
-        sender = threading.Thread(target=shop.deployment.produce, args=(shop.next_traffic(12_000), 1_500))
-        sender.start()
-        second = 1 + shop.deployment.activate(2, serving_timeout_s=60.0)
+        until(lambda: shop.deployment.counts().get("events", 0) > read, 60, "events to flow", 0.02)
+        yield
+    finally:
+        over.set()
         sender.join()
-        shop.deployment.wait_until_done()
-        lists = shop.deployment.records(SERVED, "ServedList")[before:]
+
+
+def test_a_model_changes_under_flowing_events_and_every_list_is_of_one_epoch(shop: RunningShop) -> None:
+    before = shop.catch_up_with_log()
+    try:
+        with flowing(shop):
+            second = 1 + shop.deployment.activate(2, serving_timeout_s=60.0)
+        between = shop.catch_up_with_log()
+        lists = shop.deployment.records(SERVED, "ServedList", before)
         assert {list_.epoch for list_ in lists} == {1, 2}
         check_each_by_its_bundle(shop, lists)
         for list_ in lists:
             assert (list_.epoch == 2) == (int(list_.version[-12:], 16) == second)
 
-        between = len(shop.deployment.rows(SERVED))
         shop.deployment.produce(shop.probes("second"))
-        shop.deployment.wait_until_done()
-        new = shop.deployment.records(SERVED, "ServedList")[between:]
+        shop.catch_up_with_log()
+        new = shop.deployment.records(SERVED, "ServedList", between)
         assert len({list_.user_id for list_ in new}) == shop.deployment.settings.job.shards
         assert {list_.epoch for list_ in new} == {2}
         check_each_by_its_bundle(shop, new)
@@ -89,22 +111,19 @@ def test_a_model_changes_under_flowing_events_and_every_list_is_of_one_epoch(sho
         code, said = run(shop, "models", "rollback")
     assert code == 0, said
     # The items and categories of both bundles are equal, so states know no difference but the vector.
-    rows = shop.deployment.rows(EVENTS)
-    shop.deployment.wait_until_read()
-    shop.skip_to(rows)
     shop.check_states()
     shop.check_lists()
     assert shop.deployment.redis.hget("model:current", "epoch") == "1"
 
 
 def test_a_canary_shows_a_model_to_its_users_alone_and_is_taken_back_by_itself(shop: RunningShop) -> None:
-    settings, before = shop.deployment.settings, len(shop.deployment.rows(SERVED))
+    settings, before = shop.deployment.settings, shop.catch_up_with_log()
     plan = CanaryPlan(2, share=0.5)
     experiment = model_canary.start(settings, plan, force=True, timeout_s=180.0)
     running = RunningExperiments((experiment,))
     shop.deployment.produce(shop.probes("canary"))
-    shop.deployment.wait_until_done()
-    lists = shop.deployment.records(SERVED, "ServedList")[before:]
+    shop.catch_up_with_log()
+    lists = shop.deployment.records(SERVED, "ServedList", before)
     assert {list_.epoch for list_ in lists} == {1, 2}
     for list_ in lists:
         label, changes = running.of_user(user_key(list_.tenant, list_.user_id))

@@ -94,11 +94,11 @@ def test_a_model_learnt_from_the_lake_is_refused_by_the_gate_or_tried_on_users_a
     epoch, runs = OTHERS + 2, list[RetrainRun]()
     Thread(target=lambda: runs.append(retrain(settings, plan)), daemon=True).start()
     try:
-        until(lambda: runs or read_running(settings).experiments, 60, "the canary to start")
+        until(lambda: runs or read_running(settings).experiments, 180, "the canary to start")
         assert not runs, runs
         shown = visit(shop, "retrained", CANDIDATE)
         # Somebody comes now and then: the switch waits for a first list of the new epoch.
-        until(lambda: nudge(shop, shown[0].user_id) or runs, 60, "the canary to end", 0.3)
+        until(lambda: nudge(shop, shown[0].user_id) or runs, 120, "the canary to end", 0.3)
     finally:
         if not runs:
             order_running(settings, RunningExperiments(), "a test has failed")
@@ -151,10 +151,11 @@ def test_a_model_that_users_turn_away_from_is_taken_back_from_what_they_did(shop
     assert found.word != PROMOTE
     model_canary.end(settings, plan, found)
     assert model_epochs.active_epoch(settings) == 1 and not read_running(settings).experiments
-    before = len(shop.deployment.rows(SERVED))
+    before = shop.catch_up_with_log()
     shop.deployment.produce(shop.event("search", one.user_id) for one in shown)
     shop.catch_up()
-    after = shop.deployment.records(SERVED, "ServedList")[before:]
+    shop.catch_up_with_log()
+    after = shop.deployment.records(SERVED, "ServedList", before)
     assert {one.epoch for one in after} == {1} and {one.user_id for one in shown} <= {
         one.user_id for one in after
     }
@@ -177,7 +178,7 @@ def visit(shop: RunningShop, name: str, answers: str) -> list[ServedList]:
     def all_there() -> bool:
         lists.update(
             (one.user_id, one)
-            for one in deployment.records(SERVED, "ServedList")[served:]
+            for one in deployment.records(SERVED, "ServedList", served)
             if one.user_id in users
         )
         return len(lists) == VISITORS

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from schemas.ids import user_key
@@ -11,7 +9,7 @@ from schemas.records import Event
 from tailrace.topic_scan import partition_of
 from tests.stack.conftest import SharedStack
 from tests.stack.deployment import until
-from tests.stack.running_shop import EVENTS, RunningShop
+from tests.stack.running_shop import RunningShop
 from tests.stack.shop import CUT_MS, DAY_MS
 from udfs.model.bundle import Bundle
 
@@ -55,18 +53,24 @@ def _event(user_id: str, day: int, item_id: str, number: int) -> Event:
     )  # fmt: skip
 
 
-def wait_until_timers_are_done(shop: RunningShop, least: int, quiet_s: float = 6.0) -> None:
-    """Wait until so many users at least were forgotten, and none more for longer than counts take to be published."""
-    seen, since_s = -1, time.monotonic()
+def wait_until_left(shop: RunningShop, wanted: dict[str, bytes]) -> None:
+    """Wait until the timers have left these users in these states: an order writes a list for whoever is there."""
+    found: dict[str, bytes] = {}
 
-    def settled() -> bool:
-        nonlocal seen, since_s
-        now = shop.deployment.counts().get("forgotten", 0)
-        if now != seen:
-            seen, since_s = now, time.monotonic()
-        return now >= least and time.monotonic() - since_s > quiet_s
+    def equal() -> bool:
+        nonlocal found
+        found = {key: served.snapshot for key, served in shop.republish().items()}
+        return found == wanted
 
-    until(settled, 120, lambda: f"at least {least} users forgotten, there are {seen}", 0.5)
+    def differing() -> str:
+        return f"users too many or too few, {found.keys() ^ wanted.keys()}, or in other states"
+
+    until(equal, 60, differing, 0.5)
+
+
+def wait_until_forgotten(shop: RunningShop, least: int) -> None:
+    """Wait until the counts, which are told once a second, hold so many who were forgotten."""
+    until(lambda: shop.deployment.counts().get("forgotten", 0) >= least, 30, f"{least} users forgotten")
 
 
 def test_a_slow_history_with_timers_on_time_and_a_fast_one_leave_equal_states(
@@ -79,20 +83,18 @@ def test_a_slow_history_with_timers_on_time_and_a_fast_one_leave_equal_states(
         known, partitions = shop.known_items(200), shop.deployment.settings.kafka.partitions
         events = history(known, partitions)
         shop.deployment.produce(events, per_s)
-        shop.deployment.wait_until_done()
+        shop.catch_up()
         # A timer that was set after event time had passed it fires when time moves on.
         shop.deployment.produce(clock(known[0], partitions, DAYS + 1, len(events)))
-        shop.deployment.wait_until_done()
-        shop.skip_to(shop.deployment.rows(EVENTS))
+        shop.catch_up()
         everyone = len(shop.plain.states)
         shop.plain.wake_all(CUT_MS + (DAYS + 1) * DAY_MS)
         forgotten = everyone - len(shop.plain.states)
         assert 8 < len(shop.plain.states) < everyone - 20
-        wait_until_timers_are_done(shop, forgotten)
-        shop.check_states()
-        # On time, those who come back were forgotten before they did; at full speed some may not have been.
-        counted = shop.deployment.counts()["forgotten"]
-        assert counted > forgotten if per_s else counted >= forgotten
         left.append(shop.plain.state_bytes())
+        wait_until_left(shop, left[-1])
+        # On time, those who come back were forgotten before they did; at full speed some may not have been.
+        least = forgotten + (per_s is not None)
+        wait_until_forgotten(shop, least)
     slow, fast = left
     assert slow == fast

@@ -17,6 +17,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from flink_jobs.settings import load
 from tailrace.flink_client import run_command
 from tailrace.stack.flink import flink_command_environment
+from tests.stack.deployment import until
 from tests.stack.running_shop import RunningShop
 
 pytestmark = pytest.mark.stack
@@ -90,7 +91,7 @@ def test_a_later_build_with_other_sinks_and_filters_finds_every_user_and_offset(
     settings = deployment.settings
     admin = AdminClient({"bootstrap.servers": settings.kafka.bootstrap_servers})
     audit = settings.kafka.topic_prefix + "recs.audit"
-    admin.create_topics([NewTopic(audit, 1, 1)])[audit].result(30)
+    admin.create_topics([NewTopic(audit, 1, 1)])[audit].result(120)
     deployment.produce(shop.next_traffic(EVENTS_BETWEEN))
     savepoint = deployment.stop()
     changed = Path(__file__).with_name("changed_build.py")
@@ -101,7 +102,7 @@ def test_a_later_build_with_other_sinks_and_filters_finds_every_user_and_offset(
     start(shop, words, tmp_path)
     try:
         check_all(shop)
-        assert deployment.ends("recs.audit") > 0
+        until(lambda: deployment.ends("recs.audit") > 0, 30, "a record of the new sink")
     finally:
         # And back: the sink that comes again starts empty.
         start(shop, go_on_from(shop, deployment.stop()), tmp_path)
