@@ -72,23 +72,23 @@ def test_a_killed_similarity_job_leaves_the_figures_of_the_batch_reference(
 
     sending = threading.Thread(target=send, args=(similar, rows))
     sending.start()
-    until(lambda: counts(similar).get("applied", 0) > 0, 60, "items to count", 0.02)
+    until(lambda: counts(similar).get("applied", 0) > 0, 240, "items to count", 0.02)
     os.kill(similar.stack.pids()["taskmanager-1"], signal.SIGKILL)
     sending.join()
-    until(lambda: failures(similar) > 0, 60, "the job to fail")
+    until(lambda: failures(similar) > 0, 240, "the job to fail")
     until(
         lambda: (
             counts(similar).get("session_steps") == len(deltas)
             and counts(similar).get("contributions") == counts(similar).get("applied")
         ),
-        120,
+        300,
         lambda: f"{len(deltas)} steps in the counts, there are {counts(similar)}",
     )
     as_of_ms = max(delta.event_time for delta in deltas)
     wanted = ReferenceCounts(deltas, as_of_ms, HALF_LIVES, similar.settings.similarity.max_session_events)
     names = {item_key(delta.tenant, delta.item_id): delta.item_id for delta in deltas}
     names = {item: names[item] for item in wanted.viewed}  # some stand only behind the end of long sessions
-    until(lambda: not differences(similar, wanted, names, as_of_ms), 60,
+    until(lambda: not differences(similar, wanted, names, as_of_ms), 240,
           lambda: f"the figures of the batch: {differences(similar, wanted, names, as_of_ms)[:5]}", 1.0)  # fmt: skip
     assert len(names) > 500
     check_trending(similar, wanted, names, as_of_ms, shop)
