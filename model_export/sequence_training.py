@@ -19,7 +19,7 @@ import numpy.typing as npt
 from model_export.gru import GruWeights, gru_graph
 from model_export.interactions import Interactions
 from model_export.sequence_pieces import cut_pieces
-from udfs.ranking.onnx_ranker import CPU
+from udfs.ranking.onnx_session import CPU
 from udfs.ranking.sequence_network import (
     LENGTH,
     MAX_WIDTH,

@@ -46,7 +46,8 @@ from udfs.ranking.device_table import DeviceTable
 from udfs.ranking.features import FEATURE_LIST_HASH, FEATURE_NAMES, N_FEATURES
 from udfs.ranking.inverted_lists import InvertedLists
 from udfs.ranking.item_index import ItemIndex
-from udfs.ranking.onnx_ranker import PROVIDERS, OnnxRanker
+from udfs.ranking.onnx_ranker import OnnxRanker
+from udfs.ranking.onnx_session import PROVIDERS
 from udfs.ranking.rule_table import RuleTable
 from udfs.ranking.sequence_network import SequenceArrays, open_network
 

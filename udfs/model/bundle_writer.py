@@ -33,7 +33,7 @@ from udfs.ranking.content_table import ContentLinks, ItemContent
 from udfs.ranking.device_table import DeviceTable
 from udfs.ranking.features import FEATURE_LIST_HASH, FEATURE_NAMES
 from udfs.ranking.inverted_lists import InvertedLists
-from udfs.ranking.onnx_ranker import CPU
+from udfs.ranking.onnx_session import CPU
 from udfs.ranking.rule_table import RuleTable
 from udfs.ranking.sequence_network import SequenceArrays, open_network
 

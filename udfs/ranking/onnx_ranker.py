@@ -1,9 +1,7 @@
 """The learned ranker: an ONNX graph that turns float32 feature rows into scores.
 
-One thread and sequential execution: a worker is one process a slot, and spinning threads cost six times
-the work they did (see docs). Scores of a batch equal scores user by user, bit for bit: graphs of trees score
-each row alone; others hold matrix products, whose sums may depend on the number of rows, so they are run
-once a user with a fixed number of rows.
+Scores of a batch equal scores user by user, bit for bit: graphs of trees score each row alone; others hold matrix
+products, whose sums may depend on the number of rows, so they are run once a user with a fixed number of rows.
 
 Trees are scored by `tree_ensemble`, a third of ONNX Runtime's cost, if on rows around their own thresholds both
 give the same scores within `TREES_TOLERANCE`; if not, and for any other graph, by ONNX Runtime.
@@ -12,15 +10,13 @@ give the same scores within `TREES_TOLERANCE`; if not, and for any other graph, 
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from udfs.model.onnx_graph import read_graph
 from udfs.model.refusal import BundleRefused
+from udfs.ranking.onnx_session import CPU, PROVIDERS, open_session
 from udfs.ranking.tree_ensemble import Trees, read_trees, score_trees
 
-PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
-CPU = ("CPUExecutionProvider",)
 TREES_TOLERANCE = 1e-5
 _PROBES = 256
 MAX_SCORE = 1e9
@@ -52,22 +48,8 @@ class OnnxRanker:
 
     def __init__(self, model: bytes, n_features: int, providers: tuple[str, ...] = PROVIDERS) -> None:
         graph = read_graph(model)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
-        available = onnxruntime.get_available_providers()
-        chosen = [name for name in providers if name in available] or list(CPU)
-        if graph.row_exact:
-            chosen = list(
-                CPU
-            )  # tree ensembles have no GPU kernel; a copy there and back is all one would get
-        try:
-            self._session = onnxruntime.InferenceSession(model, options, providers=chosen)
-        except Exception as error:  # ONNX Runtime raises a class per status code, none of them public
-            raise BundleRefused("ranker", f"ONNX Runtime cannot load it: {error}") from error
+        # Tree ensembles have no GPU kernel; a copy there and back is all one would get.
+        self._session = open_session(model, CPU if graph.row_exact else providers)
         self.row_exact = graph.row_exact
         self.operators = graph.operators
         self.provider: str = self._session.get_providers()[0]

@@ -9,13 +9,12 @@ Source: Hidasi et al., "Session-based recommendations with recurrent neural netw
 from typing import Any, NamedTuple
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from udfs.model.onnx_graph import read_graph
 from udfs.model.refusal import BundleRefused
 from udfs.ranking.inner_product import padded_columns
-from udfs.ranking.onnx_ranker import CPU, PROVIDERS
+from udfs.ranking.onnx_session import CPU, PROVIDERS, open_session
 
 LENGTH = 20
 """Items of a user that it reads, the newest."""
@@ -87,20 +86,7 @@ class SequenceNetwork:
         if rows[0] < 0 or rows[-1] >= items or (np.diff(rows) <= 0).any():
             raise BundleRefused("order", f"sequence_rows: must ascend within 0 to {items - 1}")
         read_graph(model, OPERATORS)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
-        available = onnxruntime.get_available_providers()
-        chosen = [(name, _EXACT.get(name, {})) for name in providers if name in available]
-        try:
-            self._session = onnxruntime.InferenceSession(
-                model, options, providers=chosen or [(name, {}) for name in CPU]
-            )
-        except Exception as error:  # ONNX Runtime raises a class per status code, none of them public
-            raise BundleRefused("ranker", f"sequence: ONNX Runtime cannot load it: {error}") from error
+        self._session = open_session(model, providers, _EXACT, "sequence: ")
         self.provider: str = self._session.get_providers()[0]
         inputs = {found.name: (found.type, len(found.shape)) for found in self._session.get_inputs()}
         wanted = {"tokens": ("tensor(int64)", 2), "lengths": ("tensor(int32)", 1)}
