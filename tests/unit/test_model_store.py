@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from flink_jobs.model_store import ModelStore
 from flink_jobs.settings import Model
 from tailrace.model_epochs import bundles_on_disk
 from tests.bundles import make_bundle, snapshot, toy_state, toy_trees
-from udfs.model.bundle import Bundle
+from udfs.model.bundle import Bundle, BundleLimits
 from udfs.ranking.catalogue import CatalogueView
 from udfs.ranking.features import FEATURE_NAMES
 from udfs.ranking.rank import RankSettings, rank_batch
@@ -72,6 +74,32 @@ def test_a_bundle_whose_scores_are_no_numbers_for_some_user_never_ranks_again_an
     assert list(store.unfit()) == [8], "a bundle that is missing may come"
     alone = ModelStore(Model(root=tmp_path))
     assert alone.rank_with(8, rank) is None, "without another nobody gets a list, and nothing ends"
+
+
+@pytest.mark.parametrize(
+    ("limits", "says"),
+    [
+        (BundleLimits(canary_s=0.0), "too_slow"),
+        (BundleLimits(total_bytes=1_000), "too_large"),
+        (None, "hash"),
+    ],
+)
+def test_a_slow_an_oversized_and_a_corrupt_bundle_never_rank_and_the_one_before_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: BundleLimits | None, says: str
+) -> None:
+    for epoch in (7, 8):
+        make_bundle(tmp_path / str(epoch), epoch=epoch)
+    store = ModelStore(Model(root=tmp_path))
+    assert store.rank_with(7, lambda bundle: bundle.epoch) == 7
+    if limits is None:
+        file = tmp_path / "8" / "factors.npy"
+        file.write_bytes(file.read_bytes()[:-1] + b"\1")
+    else:
+        strict = SimpleNamespace(open=partial(Bundle.open, limits=limits))
+        monkeypatch.setattr("flink_jobs.model_store.Bundle", strict)
+    for _ in range(3):
+        assert store.rank_with(8, lambda bundle: bundle.epoch) == 7
+    assert store.held() == [7] and says in (store.refusal(8) or "")
 
 
 def test_a_missing_bundle_is_refused_with_its_folder(tmp_path: Path) -> None:

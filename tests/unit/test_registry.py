@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import socket
 import sys
 import time
@@ -105,3 +106,22 @@ def test_without_mlflow_or_without_a_place_nothing_is_said(
     monkeypatch.setitem(sys.modules, "mlflow.tracking", None)
     assert not record_switch(Registry(), bundle.manifest_sha256, 7, "promote")
     assert capsys.readouterr().err == "" and not (tmp_path / ".tailrace").exists()
+
+
+def test_nothing_that_runs_in_a_job_can_wait_for_the_registry_or_the_lake() -> None:
+    root = Path(__file__).parents[2]
+    files = [path for package in ("schemas", "udfs", "flink_jobs") for path in (root / package).rglob("*.py")]
+    assert len(files) > 100
+    for path in files:
+        names = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        outside = {
+            name
+            for name in names
+            if name.startswith(("mlflow", "pyarrow.parquet", "model_export", "tailrace"))
+        }
+        assert not outside, path
