@@ -1,16 +1,13 @@
 """The catalogue inside a rank worker: `recs.items.v1` read from its start and followed between batches.
 
-No thread: the client library fetches in the background, and the worker takes what has come before it ranks.
 Every list logs the index mark, the catalogue offset it was made with.
 """
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
-from confluent_kafka import Consumer, KafkaError, TopicPartition
-
+from flink_jobs.followed_topic import FollowedTopic
 from flink_jobs.settings import Kafka
 from schemas.codec import Codec
 from schemas.records import Item
@@ -22,7 +19,6 @@ if TYPE_CHECKING:
     from udfs.model.bundle import Bundle
 
 PER_BATCH = 2_000
-FIRST_READ_S = 30.0
 
 
 class CatalogueFeed:
@@ -53,19 +49,7 @@ class CatalogueFeed:
         self._items: dict[str, Item] = {}
         self._changed: list[Item] = []
         self._views: dict[int, CatalogueView] = {}
-        self._consumer = Consumer(
-            {
-                "bootstrap.servers": settings.bootstrap_servers,
-                "group.id": "tailrace-catalogue",
-                "enable.auto.commit": False,
-                "isolation.level": "read_committed",
-                "enable.partition.eof": True,
-            }
-        )
-        partition = TopicPartition(settings.topic_prefix + ITEMS.name, 0, 0)
-        self._consumer.assign([partition])
-        self._at_end = False
-        self._read_to_end()
+        self._topic = FollowedTopic(settings, ITEMS, self._take, PER_BATCH)
         self._changed.clear()  # what stood there before is in the store, or a republish brings it back
 
     def view(self, bundle: Bundle) -> CatalogueView:
@@ -81,16 +65,8 @@ class CatalogueFeed:
         return view
 
     def follow(self, timeout_s: float = 0.0) -> int:
-        """Take in what has come, at most `PER_BATCH` records, and return how many."""
-        messages = self._consumer.consume(PER_BATCH, timeout_s)
-        for message in messages:
-            error = message.error()
-            if error is not None:
-                # An offset says too little: compaction and transactions leave gaps in front of the end.
-                self._at_end = self._at_end or error.code() == KafkaError._PARTITION_EOF
-                continue
-            self._take(message.value(), message.offset())
-        return len(messages)
+        """Take in what has come, at most `PER_BATCH` records, and return how many messages that were."""
+        return self._topic.follow(timeout_s)
 
     def take_changes(self) -> list[Item]:
         """Give the items that changed since the last call, in the order of the topic."""
@@ -104,9 +80,9 @@ class CatalogueFeed:
 
     def close(self) -> None:
         """Leave the broker."""
-        self._consumer.close()
+        self._topic.close()
 
-    def _take(self, value: bytes | None, offset: int) -> None:
+    def _take(self, key: str, value: bytes | None, offset: int) -> None:
         try:
             item = self._codec.decode("Item", value) if value else None
         except Refused:
@@ -121,8 +97,3 @@ class CatalogueFeed:
             if item is not None:
                 view.apply(item)
             view.mark = self.mark
-
-    def _read_to_end(self) -> None:
-        deadline_s = time.monotonic() + FIRST_READ_S
-        while not self._at_end and time.monotonic() < deadline_s:
-            self.follow(0.2)

@@ -33,7 +33,7 @@ class Posteriors:
         self.refused = 0
         self._codec = codec
 
-    def take(self, key: str, value: bytes | None) -> None:
+    def take(self, key: str, value: bytes | None, offset: int = 0) -> None:
         """Take a record."""
         if value is None:
             self.by_tenant.pop(key, None)

@@ -49,7 +49,7 @@ class WeightsFeed:
         """Leave the broker."""
         self._topic.close()
 
-    def _take(self, key: str, value: bytes | None) -> None:
+    def _take(self, key: str, value: bytes | None, offset: int) -> None:
         try:
             part = self._codec.decode("LearntPart", value or b"")
             assert isinstance(part, LearntPart)
