@@ -83,6 +83,7 @@ def train(
     """Train a model and write it as a bundle that the workers can serve."""
     import_training()
     from model_export.federated_items import TableError, read_table
+    from model_export.lake.files import LakeError
     from model_export.sequence_training import SequenceTrainingError
     from model_export.sources import SourceError
     from model_export.train import TrainingError
@@ -116,7 +117,7 @@ def train(
                 tell=tell,
                 federated=None if federated is None else read_table(federated),
             )
-    except (SequenceTrainingError, SourceError, TableError, TrainingError) as error:
+    except (LakeError, SequenceTrainingError, SourceError, TableError, TrainingError) as error:
         raise UserError("TR-501", str(error), exit_code=ExitCode.USAGE) from error
     except FileExistsError as error:
         raise UserError(

@@ -67,3 +67,14 @@ def test_a_file_that_is_cut_short_is_named(config: Path, words: tuple[str, ...])
     assert error.number == "TR-395"
     assert str(file) in error.what and "cannot be read" in error.what
     assert datetime.fromtimestamp(T0_MS / 1000, UTC).date().isoformat() in error.what
+
+
+def test_training_names_a_file_of_the_lake_that_is_cut_short(config: Path) -> None:
+    pytest.importorskip("xgboost", reason="the extra `training` is not installed")
+    root = config.parent / "lake"
+    write_run(root, EVENTS.name, [RawRecord(0, 0, T0_MS, b"default/u1", b"junk")])
+    file = files_of(root, EVENTS.name)[0].path
+    file.write_bytes(file.read_bytes()[:40])
+    error = refused(config, "train", "--data", str(root), "--until", "2024-01-01", "--epoch", "1")
+    assert (error.number, error.exit_code) == ("TR-501", ExitCode.USAGE)
+    assert str(file) in error.what
