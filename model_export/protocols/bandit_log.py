@@ -85,7 +85,8 @@ def read_bandit_log(path: Path) -> BanditLog:
     Raises
     ------
     BanditLogError
-        When it is not there, cannot be read, lacks a column, or a propensity is not in (0, 1].
+        When it is not there, cannot be read, lacks a column, or a row says nothing: its time or a number is missing,
+        an item is no number from 0, a click not 0 or 1, a propensity not in (0, 1].
     """
     if not path.is_file():
         raise BanditLogError(f"{path}: there is no such file")
@@ -98,8 +99,11 @@ def read_bandit_log(path: Path) -> BanditLog:
         table[list(COLUMNS)]
     except (OSError, ValueError, KeyError) as error:
         raise BanditLogError(f"{path}: wanted columns {', '.join(COLUMNS)}: {error}") from error
-    if not len(table) or not ((table["propensity_score"] > 0) & (table["propensity_score"] <= 1)).all():
-        raise BanditLogError(f"{path}: wanted rounds with propensities above 0 and at most 1")
+    if not len(table) or not _says_something(table).all():
+        raise BanditLogError(
+            f"{path}: wanted rounds with a time, an item from 0, a position, a click of 0 or 1, and a propensity "
+            "above 0 and at most 1"
+        )
     table = table.sort_values("timestamp", kind="stable")
     _, positions = np.unique(table["position"].to_numpy(), return_inverse=True)
     items = table["item_id"].to_numpy(np.int64)
@@ -115,6 +119,23 @@ def read_bandit_log(path: Path) -> BanditLog:
         int(positions.max()) + 1,
         hashlib.sha256(path.read_bytes()).hexdigest(),
         affinities,
+    )
+
+
+def _says_something(table: pd.DataFrame) -> pd.Series:
+    """Return of each row whether it can be used."""
+    times = pd.to_datetime(table["timestamp"], errors="coerce", utc=True)
+    item, position, click, propensity = (
+        pd.to_numeric(table[name], errors="coerce") for name in COLUMNS[1:]
+    )  # not a number passes no comparison
+    return (
+        times.notna()
+        & (item >= 0)
+        & (item % 1 == 0)
+        & position.notna()
+        & click.isin((0, 1))
+        & (propensity > 0)
+        & (propensity <= 1)
     )
 
 

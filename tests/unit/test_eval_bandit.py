@@ -268,6 +268,21 @@ def test_a_log_without_propensities_is_refused(tmp_path: Path) -> None:
         read_bandit_log(tmp_path / "log.csv")
 
 
+@pytest.mark.parametrize(
+    "row",
+    ["2019-11-24,,1,0,0.5", "2019-11-24,-1,1,0,0.5", "2019-11-24,1.5,1,0,0.5", "2019-11-24,1,,0,0.5",
+     "2019-11-24,1,1,2,0.5", "2019-11-24,1,1,,0.5", "once,1,1,0,0.5", "2019-11-24,1,1,0,0", "2019-11-24,1,1,0,1.5"],
+)  # fmt: skip
+def test_a_log_with_a_row_that_says_nothing_is_refused_with_its_path(tmp_path: Path, row: str) -> None:
+    path = tmp_path / "log.csv"
+    good = "2019-11-24,1,1,0,0.5"
+    path.write_text(f"{','.join(COLUMNS)}\n{good}\n{row}\n", encoding="utf-8")
+    with pytest.raises(BanditLogError, match=r"log\.csv: wanted"):
+        read_bandit_log(path)
+    path.write_text(f"{','.join(COLUMNS)}\n{good}\n{good}\n", encoding="utf-8")
+    assert len(read_bandit_log(path)) == 2
+
+
 def test_ips_on_the_random_log_agrees_with_the_clicks_of_the_logged_policy_on_open_bandit() -> None:
     paths = [packaged(policy, "men").path(data_cache()) for policy in ("random", "bts")]
     if not all(path.is_file() for path in paths):
