@@ -90,8 +90,9 @@ def add_trends(blob: bytes | None, added: Mapping[bytes, float]) -> bytes:
     trends = read_trends(blob)
     for name, place in added.items():
         trends[name] = _sum(trends.get(name, NOTHING), place)
-    best = sorted(trends.items(), key=lambda one: (-one[1], one[0]))[:MAX_COUNTRIES]
-    return b"".join(_ENTRY.pack(place, len(name)) + name for name, place in best)
+    if len(trends) > MAX_COUNTRIES:
+        trends = dict(sorted(trends.items(), key=lambda one: (-one[1], one[0]))[:MAX_COUNTRIES])
+    return b"".join([_ENTRY.pack(place, len(name)) + name for name, place in trends.items()])
 
 
 def read_trends(blob: bytes | None) -> dict[bytes, float]:
