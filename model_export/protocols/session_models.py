@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import numpy as np
@@ -14,7 +17,8 @@ from udfs.neighbours.scan_arrays import Queries, ScanSettings
 from udfs.neighbours.session_index import SessionIndex
 from udfs.online.published_ranker import PublishedRanker
 from udfs.online.publisher import Publisher, PublisherSettings
-from udfs.online.session_ranker import SessionRanker, SessionRankerSettings
+from udfs.online.session_ranker import Scorer, SessionRanker, SessionRankerSettings, some_queries
+from udfs.online.still_ranker import StillRanker
 
 PLAIN_VMIS = ScanSettings(
     neighbours=100,
@@ -34,7 +38,15 @@ REHEARSALS = 3
 
 
 class SessionModel(Protocol):
-    """A model that predicts next clicks and learns from them."""
+    """A model that predicts next clicks and learns from them.
+
+    Attributes
+    ----------
+    learning_s
+        CPU seconds that `predict` and `predict_and_learn` have spent on learning, as far as it can be told apart.
+    """
+
+    learning_s: float
 
     def learn(self, clicks: Clicks) -> None:
         """Learn clicks in their order."""
@@ -67,6 +79,7 @@ class NeighbourModel:
 
     def __init__(self, settings: ScanSettings, items: int, limits: IndexLimits | None = None) -> None:
         self.index = SessionIndex(limits, settings, items)
+        self.learning_s = 0.0  # the index learns a click within its answer to the next
 
     def learn(self, clicks: Clicks) -> None:
         """Learn clicks in their order."""
@@ -100,6 +113,8 @@ class LearntModel:
 
     def __init__(self, items: int, seed: int, settings: SessionRankerSettings | None = None) -> None:
         self.ranker = SessionRanker(items, settings, seed)
+        self.learning_s = 0.0
+        self._still: StillRanker | None = None
         self._stood_still, self._learnt = False, 0
 
     def learn(self, clicks: Clicks) -> None:
@@ -109,18 +124,52 @@ class LearntModel:
 
     def predict(self, clicks: Clicks, known: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
         """Return the best items for each predicted click, by weights of before the period."""
+        if self._still is None:
+            self._still = StillRanker(self.ranker)
         self._stood_still = True
-        found = self.ranker.predict_and_note(clicks.queries, clicks.items, known, DEEPEST)
-        return found[clicks.predicted]
+        found = []
+        for queries, items in self._batches(clicks):
+            ranked = self._still.rank(queries, known, DEEPEST)
+            with self._learning():
+                self._still.note(ranked, items)
+            found.append(ranked.found)
+        return np.concatenate(found)[clicks.predicted]
 
     def predict_and_learn(self, clicks: Clicks, known: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
         """Return the same, learning."""
-        return self.ranker.predict_and_learn(clicks.queries, clicks.items, known, DEEPEST)[clicks.predicted]
+        return self._play(clicks, known)
+
+    def _play(
+        self, clicks: Clicks, known: npt.NDArray[np.bool_] | None, scorer: Scorer | None = None
+    ) -> npt.NDArray[np.int32]:
+        found = []
+        for queries, items in self._batches(clicks):
+            ranked = self.ranker.rank_and_observe(queries, items, known, DEEPEST, scorer)
+            with self._learning():
+                self.ranker.teach(ranked, items[queries.stop > queries.start])
+                self._taught()
+            found.append(ranked.found)
+        return np.concatenate(found)
+
+    def _taught(self) -> None:
+        """Nothing else hangs on what was learnt."""
+
+    def _batches(self, clicks: Clicks) -> Iterator[tuple[Queries, npt.NDArray[np.int32]]]:
+        batch = self.ranker.settings.batch
+        for at in range(0, len(clicks.items), batch):
+            of = slice(at, at + batch)
+            yield some_queries(clicks.queries, of), clicks.items[of]
+
+    @contextmanager
+    def _learning(self) -> Iterator[None]:
+        began_s = time.process_time()
+        yield
+        self.learning_s += time.process_time() - began_s
 
     def end_period(self) -> None:
         """After a period without learning, publish what its lists taught and go over its clicks again."""
-        if self._stood_still:
-            self.ranker.publish()
+        if self._stood_still and self._still is not None:
+            self._still.publish()
             embeddings = self.ranker.embeddings
             embeddings.rehearse(REHEARSALS * self._learnt // embeddings.settings.batch)
         self._stood_still, self._learnt = False, 0
@@ -151,20 +200,12 @@ class PublishedModel(LearntModel):
 
     def learn(self, clicks: Clicks) -> None:
         """Learn clicks in their order."""
-        self._play(clicks, None)
+        self._play(clicks, None, self._served.probabilities)
 
     def predict_and_learn(self, clicks: Clicks, known: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
         """Return the best items by the newest version, learning."""
-        return self._play(clicks, known)[clicks.predicted]
+        return self._play(clicks, known, self._served.probabilities)
 
-    def _play(self, clicks: Clicks, known: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.int32]:
-        batch, asked = self.ranker.settings.batch, clicks.queries
-        found = []
-        for at in range(0, len(clicks.items), batch):
-            of = slice(at, at + batch)
-            queries = Queries(asked.items, asked.start[of], asked.stop[of], asked.keys[of])
-            items, scorer = clicks.items[of], self._served.probabilities
-            found.append(self.ranker.predict_and_learn(queries, items, known, DEEPEST, scorer))
-            for part in self._publisher.parts(self._names):
-                self._served.take(part)
-        return np.concatenate(found)
+    def _taught(self) -> None:
+        for part in self._publisher.parts(self._names):
+            self._served.take(part)

@@ -44,6 +44,7 @@ class NetworkModel:
     def __init__(self, items: int, seed: int, settings: SequenceSettings | None = None) -> None:
         settings = settings or replace(SequenceSettings(), negatives=2_048)
         self._trainer = GruTrainer(items, settings, seed)
+        self.learning_s = 0.0  # between periods
         self._rng = np.random.default_rng(seed)
         self._clicks: list[tuple[npt.NDArray[np.uint64], npt.NDArray[np.int32]]] = []
         self._earlier = np.zeros((0, LENGTH + 1), np.int32)
@@ -106,7 +107,7 @@ class BlendedModel:
         self, items: int, seed: int, settings: SequenceSettings | None = None, share: float = SHARE
     ) -> None:
         self._ours, self._network = LearntModel(items, seed), NetworkModel(items, seed, settings)
-        self._share = share
+        self._share, self.learning_s = share, 0.0  # not told apart
 
     def learn(self, clicks: Clicks) -> None:
         """Learn clicks in their order."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,7 +18,7 @@ from model_export.line_chart import line_chart
 from model_export.protocols.quality_page import marks, write_section
 from model_export.protocols.rank_metrics import ABSENT, RankMetrics, ranks_in
 from model_export.protocols.session_baselines import ItemNeighbours, Popularity, SequentialRules
-from model_export.protocols.session_log import SessionLogError, read_session_log
+from model_export.protocols.session_log import Clicks, SessionLogError, read_session_log
 from model_export.protocols.session_models import NeighbourModel
 from model_export.protocols.session_report import periods_to_test, run
 from model_export.protocols.sessions import ablation, evaluate
@@ -85,6 +87,28 @@ def test_periodic_learns_nothing_inside_the_period(tmp_path: Path) -> None:
         for setting in ("online", "periodic")
     }
     assert values == {"online": 0.5, "periodic": 0.0}
+
+
+class Slow(SequentialRules):
+    """Learns for long, and says so."""
+
+    def predict_and_learn(self, clicks: Clicks, known: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+        found = super().predict_and_learn(clicks, known)
+        began_s = time.process_time()
+        while time.process_time() - began_s < 0.2:
+            pass
+        self.learning_s += time.process_time() - began_s
+        return found
+
+
+def test_what_a_model_spends_on_learning_is_no_cost_of_its_predictions(shop: Path) -> None:
+    log = read_session_log(shop)
+    slow, plain = (evaluate("rules", make, log, "online", range(1, 4)) for make in (Slow, SequentialRules))
+    clicks, predictions = 300, 150
+    assert slow.mean.predictions == predictions
+    assert slow.learn_us * clicks > 3 * 0.2e6 and slow.cpu_us * predictions > 3 * 0.2e6
+    assert slow.predict_us * predictions < 3 * 0.2e6
+    assert plain.learn_us * clicks < 3 * 0.2e6
 
 
 def test_predictions_of_one_session_count_as_one_piece_of_evidence() -> None:
@@ -165,7 +189,14 @@ def test_the_command_prints_one_line_of_json(shop: Path, tmp_path: Path) -> None
     assert len(found["data_sha256"]) == 64
     assert set(found["baselines"]) >= {"popularity", "VMIS-kNN per click"}
     for setting in ("online", "periodic"):
-        assert {"recall@20", "mrr@20", "recall@10", "mrr@10", "cpu_us_per_prediction"} <= set(found[setting])
+        assert {"recall@20", "mrr@20", "recall@10", "mrr@10"} <= set(found[setting])
+        a_prediction, a_click, in_all = (
+            found[setting][f"cpu_us_per_{name}"]
+            for name in ("prediction", "click_learned", "prediction_and_learning")
+        )
+        assert 0.0 < a_prediction < in_all and a_click > 0.0
+        # In the shop half of the clicks are predicted.
+        assert in_all == pytest.approx(a_prediction + 2 * a_click, rel=1e-3)
     assert (tmp_path / "p.svg").read_text(encoding="utf-8").startswith("<svg")
 
 

@@ -8,6 +8,7 @@ import pytest
 from udfs.neighbours.index_arrays import HORIZONS_CLICKS, SESSION_CAP, IndexLimits, size_bytes
 from udfs.neighbours.reference import ReferenceIndex
 from udfs.neighbours.scan_arrays import N_SUMS, ScanSettings
+from udfs.neighbours.selection import select_top
 from udfs.neighbours.session_index import SessionIndex, as_queries
 
 SMALL = IndexLimits(sessions=16, sessions_per_item=8, pool=1 << 12)
@@ -97,6 +98,20 @@ def test_query_and_observe_answers_each_query_before_its_click_is_learnt() -> No
         apart.observe(keys[q], int(items[q]))
         np.testing.assert_array_equal(found.rows[q], alone.rows[0])
         np.testing.assert_array_equal(found.scores[q], alone.scores[0])
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 9, 300])
+def test_the_best_few_in_no_order_are_those_of_a_sort(count: int) -> None:
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        keys = rng.permutation(np.arange(1_000, dtype=np.uint64))[:count]
+        if seed % 3 == 0:
+            keys.sort()
+        for k in (0, 1, count // 2, count, count + 5):
+            found = keys.copy()
+            select_top(found, count, k)
+            np.testing.assert_array_equal(np.sort(found[:k])[::-1], np.sort(keys)[::-1][:k])
+            np.testing.assert_array_equal(np.sort(found), np.sort(keys))
 
 
 def test_a_recycled_session_is_nobodys_neighbour_and_can_begin_again() -> None:

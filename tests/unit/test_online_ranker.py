@@ -8,6 +8,7 @@ import pytest
 from udfs.neighbours.scan_arrays import SOURCES
 from udfs.neighbours.session_index import SessionIndex, as_queries
 from udfs.online.candidate_features import FEATURES, N_FEATURES, write_candidate_features
+from udfs.online.fast_logs import to_logs
 from udfs.online.item_lift import ItemLift
 from udfs.online.ranker_learning import (
     Gradient,
@@ -21,6 +22,7 @@ from udfs.online.ranker_learning import (
 from udfs.online.ranker_weights import RankerWeights, WeightsError
 from udfs.online.reference import plain_features
 from udfs.online.session_ranker import RANKER_FEATURES, SessionRanker, SessionRankerSettings
+from udfs.online.still_ranker import StillRanker
 
 NAMES = ("a", "b", "c")
 
@@ -240,6 +242,33 @@ def test_it_learns_what_comes_next_and_predicting_alone_learns_nothing() -> None
     assert (found[:, 0] == np.arange(1, 41, 2)).mean() > 0.9
 
 
+def test_work_space_that_is_used_again_leaves_nothing_of_earlier_lists() -> None:
+    so_far, clicked = shop(0, 100)
+    ranker = SessionRanker(100, SessionRankerSettings(candidates=30), seed=1)
+    ranker.learn(as_queries(so_far, [at // 3 for at in range(len(clicked))]), np.array(clicked, np.int32))
+    few = np.zeros(100, bool)
+    few[[1, 99]] = True
+    long, short = as_queries([[99, item] for item in range(0, 40, 2)]), as_queries([[99, 0], [2]])
+    alone = ranker.rank(short, ranker.learner.weights, few)
+    alone = alone.found, *(array.copy() for array in (*alone.candidates, alone.features, alone.scores))
+    ranker.rank(long, ranker.learner.weights)
+    after = ranker.rank(short, ranker.learner.weights, few)
+    for left, right in zip(
+        alone, (after.found, *after.candidates, after.features, after.scores), strict=True
+    ):
+        np.testing.assert_array_equal(left, right)
+    assert (after.candidates.rows[:, 2:] == -1).all() and not after.features[:, 2:].any()
+
+
+def test_logarithms_equal_the_librarys() -> None:
+    values = np.exp(np.random.default_rng(0).uniform(-20, 22, 5_001)).astype(np.float32)
+    values[:3] = 1.0, 0.5, np.nextafter(np.float32(1.0), np.float32(0.0))
+    found, wanted = values.copy(), np.log(values.astype(np.float64))
+    to_logs(found)
+    assert found[0] == 0.0
+    np.testing.assert_allclose(found, wanted, rtol=2e-7, atol=1e-7)
+
+
 def test_equal_clicks_give_equal_lists() -> None:
     so_far, clicked = shop(3, 120)
     found = [
@@ -267,11 +296,12 @@ def test_what_noted_lists_teach_waits_until_it_is_published() -> None:
     wanted = [[99, item] for item in range(0, 40, 2)]
     asked, answers = as_queries(wanted * 40), np.array([pair[1] - 2 for pair in wanted] * 40, np.int32)
     known = ranker.learner.weights.encode(), ranker.index.clicks, ranker.embeddings.vectors.tobytes()
-    first = ranker.predict_and_note(asked, answers, limit=3)
+    still = StillRanker(ranker)
+    first = still.predict_and_note(asked, answers, limit=3)
     np.testing.assert_array_equal(first, ranker.predict(asked, limit=3))
-    np.testing.assert_array_equal(ranker.predict_and_note(asked, answers, limit=3), first)
-    ranker.publish()
-    later = ranker.predict_and_note(asked, answers, limit=3)
+    np.testing.assert_array_equal(still.predict_and_note(asked, answers, limit=3), first)
+    still.publish()
+    later = still.predict_and_note(asked, answers, limit=3)
     assert (later != first).any()
     assert known == (
         ranker.learner.weights.encode(), ranker.index.clicks, ranker.embeddings.vectors.tobytes()

@@ -95,7 +95,7 @@ class ReferenceIndex:
         by_id: dict[int, Session] = {}
         for d, item in enumerate(query):
             for session in self._alive(item, self._limits.sessions_per_item):
-                if session is own:
+                if session is own or d in match[id(session)]:  # a long session may have come back to an item
                     continue
                 by_id[id(session)] = session
                 match[id(session)].append(d)

@@ -77,6 +77,7 @@ def largest_row(queries: Queries) -> int:
 class ScanTables(NamedTuple):
     """Values that a scan would compute a thousand times."""
 
+    match_weights: NDArray[np.float64]  # (2^query_items,) of a neighbour by the bits of its matches
     gap_weights: NDArray[np.float64]  # (SESSION_CAP,) of an item so many clicks from the match
     length_weights: NDArray[np.float64]  # (SESSION_CAP + 1,) of a neighbour with so many clicks
     logs: NDArray[np.float64]  # (LARGEST_LOG + 1,) of whole numbers; that of 0 is 0
@@ -85,7 +86,12 @@ class ScanTables(NamedTuple):
 def scan_tables(settings: ScanSettings) -> ScanTables:
     """Return the tables of some settings."""
     lengths = np.maximum(np.arange(SESSION_CAP + 1), 1)
+    matches, weight = np.zeros(1), 1.0
+    for _ in range(settings.query_items):
+        matches = np.concatenate([matches, matches + weight])
+        weight *= settings.query_decay
     return ScanTables(
+        matches,
         np.exp(-np.arange(SESSION_CAP) / settings.gap_clicks),
         lengths**-settings.length_power,
         np.log(np.maximum(np.arange(LARGEST_LOG + 1), 1)),
@@ -96,15 +102,21 @@ LARGEST_LOG = 1 << 14
 
 
 class Scratch(NamedTuple):
-    """Space that a scan needs and leaves clean; one for each thread."""
+    """Space that a scan needs; one for each thread.
 
-    similarity: NDArray[np.float64]  # (S,) 0 between scans
-    match: NDArray[np.int32]  # (S,) bit d: the session has the query's item d
+    What a scan adds up lies by the order in which it met the items, so that it stays in the nearest cache: an item is
+    looked up once in `place`, and the large arrays of all items are read once an item.
+    """
+
+    match: NDArray[np.int32]  # (S,) bit d: the session has the query's item d; 0 between scans
     touched: NDArray[np.int32]  # slots
+    similarity: NDArray[np.float64]  # of the touched sessions
     keys: NDArray[np.uint64]
-    sums: NDArray[np.float64]  # (n, N_SUMS) 0 between scans
+    place: NDArray[np.int32]  # (n,) one plus where the item stands in `found`; 0 between scans
     found: NDArray[np.int32]  # (n,) item rows
-    mark: NDArray[np.int8]  # (n,) 1: the item is in `found`
+    sums: NDArray[np.float64]  # (n, N_SUMS) of the found items
+    rarity: NDArray[np.float64]  # (n,) of the found items
+    boost: NDArray[np.float64]  # (n,) factor of a found item's score, 0: no candidate
 
 
 class Candidates(NamedTuple):
@@ -118,15 +130,17 @@ class Candidates(NamedTuple):
 def empty_scratch(arrays: IndexArrays, settings: ScanSettings, longest: int) -> Scratch:
     """Return scratch space for this index."""
     items = len(arrays.ring_start)
-    touched = max(settings.query_items, 1) * longest
+    touched = max(settings.query_items * longest, settings.hop_items * settings.hop_sessions, 1)
     return Scratch(
-        np.zeros(len(arrays.sessions), np.float64),
         np.zeros(len(arrays.sessions), np.int32),
         np.zeros(touched, np.int32),
-        np.zeros(max(touched, items) + SESSION_CAP, np.uint64),
-        np.zeros((items, N_SUMS), np.float64),
+        np.zeros(touched, np.float64),
+        np.zeros(max(touched, items), np.uint64),
         np.zeros(items, np.int32),
-        np.zeros(items, np.int8),
+        np.zeros(items, np.int32),
+        np.zeros((items, N_SUMS), np.float64),
+        np.zeros(items, np.float64),
+        np.zeros(items, np.float64),
     )
 
 

@@ -171,6 +171,7 @@ class SessionIndex:
         before: NDArray[np.int64],
         limit: int = 100,
         allowed: NDArray[np.bool_] | None = None,
+        out: Candidates | None = None,
     ) -> Candidates:
         """Answer queries and learn clicks, in the order in which they happened.
 
@@ -184,9 +185,20 @@ class SessionIndex:
             int64 (Q,), non-decreasing: how many of the clicks each query comes after.
         limit, allowed
             As in `query`.
+        out
+            Where to write, of at least Q lists; new by default.
+
+        Returns
+        -------
+        The answer, in `out` if it was given.
         """
         self._make_room(max(int(items.max(initial=-1)), largest_row(queries)))
-        out = empty_candidates(len(queries.start), limit)
+        asked = len(queries.start)
+        if out is None:
+            out = empty_candidates(asked, limit)
+        else:
+            out = Candidates(out.counts[:asked], out.rows[:asked], out.scores[:asked])
+            _clear(out)
         longest = self.limits.sessions_per_item
         _replay(
             self.arrays, queries, session_keys, items, before, self.allowed(allowed), self._tables,
@@ -204,7 +216,7 @@ class SessionIndex:
     def scratch(self) -> Scratch:
         """Return scratch space for the present items."""
         rows = len(self.arrays.ring_start)
-        if self._scratch is None or len(self._scratch.sums) < rows:
+        if self._scratch is None or len(self._scratch.place) < rows:
             self._scratch = empty_scratch(self.arrays, self.settings, self.limits.sessions_per_item)
         return self._scratch
 
@@ -224,6 +236,16 @@ def as_queries(sessions: Sequence[Sequence[int]], keys: Sequence[int] | None = N
 
 NOBODY = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 """The key of a session that the index does not have."""
+
+
+@kernel
+def _clear(out: Candidates) -> None:
+    for q in range(len(out.counts)):
+        for j in range(out.counts[q]):
+            out.rows[q, j] = -1
+            for s in range(out.scores.shape[2]):
+                out.scores[q, j, s] = 0.0
+        out.counts[q] = 0
 
 
 @kernel

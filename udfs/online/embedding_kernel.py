@@ -220,6 +220,56 @@ def step_sessions(
                 vectors[row, i] -= step * gradients[q, i]
 
 
+@kernel
+def mask_twins(
+    cosines: NDArray[np.float32], clicked: NDArray[np.int32], rows: NDArray[np.int32], temperature: float
+) -> None:
+    """Divide cosines by the temperature, less the best of their click; the clicked item elsewhere is no negative.
+
+    Parameters
+    ----------
+    cosines
+        float32 (B, M): of each click's session with each row; changed.
+    clicked, rows
+        int32 (B,) and (M,): column b is click b's own item.
+    temperature
+        Of the softmax.
+    """
+    warmth = np.float32(temperature)
+    for b in range(len(clicked)):
+        most = np.float32(-np.inf)
+        for m in range(len(rows)):
+            value = cosines[b, m] / warmth
+            if rows[m] == clicked[b] and m != b:
+                value = np.float32(-np.inf)
+            cosines[b, m] = value
+            most = max(most, value)
+        for m in range(len(rows)):
+            cosines[b, m] -= most
+
+
+@kernel(fastmath={"reassoc"})
+def to_errors(weights: NDArray[np.float32], temperature: float) -> None:
+    """Make the softmax's weights the gradient of each click's cross entropy by its cosines.
+
+    Parameters
+    ----------
+    weights
+        float32 (B, M): changed; column b is click b's own item.
+    temperature
+        Of the softmax.
+    """
+    warmth = np.float32(temperature)
+    for b in range(len(weights)):
+        total = np.float32(0.0)
+        for m in range(weights.shape[1]):
+            total += weights[b, m]
+        scale = np.float32(1.0) / (total * warmth)
+        for m in range(weights.shape[1]):
+            weights[b, m] *= scale
+        weights[b, b] -= np.float32(1.0) / warmth
+
+
 def write_cosines(
     vectors: NDArray[np.float32],
     inverse: NDArray[np.float32],

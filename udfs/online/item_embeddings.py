@@ -10,9 +10,11 @@ from udfs.neighbours.scan_arrays import Queries, largest_row
 from udfs.online.embedding_kernel import (
     inverse_lengths,
     latest_items,
+    mask_twins,
     session_means,
     step_rows,
     step_sessions,
+    to_errors,
     write_cosines,
 )
 from udfs.online.random_words import random_from, random_words
@@ -274,18 +276,11 @@ def _softmax_errors(
 
     Column b is click b's own item; the same item in another column is no negative of it.
     """
-    scores = means @ units.T
-    scores /= np.float32(temperature)
-    own = np.arange(len(clicked))
-    twins = rows[None, :] == clicked[:, None]
-    twins[own, own] = False
-    scores[twins] = -np.inf
-    scores -= scores.max(axis=1, keepdims=True)
-    errors: NDArray[Any] = np.exp(scores, out=scores)
-    errors /= errors.sum(axis=1, keepdims=True)
-    errors[own, own] -= 1.0
-    errors /= np.float32(temperature)
-    return errors
+    scores: NDArray[np.float32] = means @ units.T
+    mask_twins(scores, clicked, rows, temperature)
+    np.exp(scores, out=scores)
+    to_errors(scores, temperature)
+    return scores
 
 
 def _along_sphere(

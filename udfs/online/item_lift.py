@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udfs.kernel_cache import kernel
+from udfs.online.fast_logs import to_logs
 
 LIFT_FEATURES = ("log_lift", "log_expected")
 
@@ -21,12 +22,17 @@ def _write(
     counts: NDArray[np.int32],
     out: NDArray[np.float32],
 ) -> None:
+    logs = np.empty(2 * rows.shape[1], np.float32)
     for q in range(len(counts)):
         for j in range(counts[q]):
             row = rows[q, j]
             wanted = expected[row] / unit
-            out[q, j, 0] = np.log((clicks[row] / unit + prior) / (wanted + prior))
-            out[q, j, 1] = np.log1p(wanted) / 4.0
+            logs[2 * j] = (clicks[row] / unit + prior) / (wanted + prior)
+            logs[2 * j + 1] = 1.0 + wanted
+        to_logs(logs[: 2 * counts[q]])
+        for j in range(counts[q]):
+            out[q, j, 0] = logs[2 * j]
+            out[q, j, 1] = logs[2 * j + 1] / 4.0
 
 
 @kernel

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from udfs.kernel_cache import kernel
 from udfs.online.ranker_weights import RankerWeights, split
 
 
@@ -40,12 +41,32 @@ class Gradient(NamedTuple):
 
 def click_probabilities(scores: NDArray[np.float32], counts: NDArray[np.int32]) -> NDArray[np.float32]:
     """Return the softmax of each list over its own candidates: float32 (Q, N), 0 behind the count."""
-    inside = np.arange(scores.shape[1]) < counts[:, None]
-    shifted = np.where(inside, scores, -np.inf)
-    shifted = shifted - shifted.max(axis=1, initial=-1e30, keepdims=True)
+    shifted = np.full(scores.shape, -np.inf, np.float32)
+    _shift(scores, counts, shifted)
     weights = np.exp(shifted, out=shifted)
-    totals = weights.sum(axis=1, keepdims=True)
-    return np.asarray(weights / np.where(totals > 0.0, totals, 1.0), np.float32)
+    _to_shares(weights, counts)
+    return weights
+
+
+@kernel
+def _shift(scores: NDArray[np.float32], counts: NDArray[np.int32], out: NDArray[np.float32]) -> None:
+    """Write how far each candidate's score is below the best of its list."""
+    for q in range(len(counts)):
+        most = np.float32(-np.inf)
+        for j in range(counts[q]):
+            most = max(most, scores[q, j])
+        for j in range(counts[q]):
+            out[q, j] = scores[q, j] - most
+
+
+@kernel
+def _to_shares(weights: NDArray[np.float32], counts: NDArray[np.int32]) -> None:
+    for q in range(len(counts)):
+        total = np.float32(0.0)
+        for j in range(counts[q]):
+            total += weights[q, j]
+        for j in range(counts[q]):
+            weights[q, j] /= total
 
 
 def gradient(weights: RankerWeights, lists: Lists) -> Gradient:
@@ -70,7 +91,7 @@ def scored_gradient(
     lists
         What was clicked. A list whose click was no candidate teaches nothing.
     hidden, scores
-        From `RankerWeights.scores_and_hidden`.
+        From `RankerWeights.scores_and_hidden`; `hidden` is used up.
     probabilities
         From `click_probabilities`.
     """
@@ -84,12 +105,19 @@ def scored_gradient(
     linear, inner, outer = split(values, weights.features, weights.hidden)
     linear[:] = flat_errors @ flat
     outer[:] = flat_errors @ hidden
-    back = (hidden > 0.0) * flat_errors[:, None]
-    back *= weights.parts()[2]
-    inner[:] = flat.T @ back
+    _to_errors(hidden, flat_errors, weights.parts()[2])
+    inner[:] = flat.T @ hidden
     ranks = ranks_of(scores[taught], lists.counts[taught], lists.places[taught])
     first_gain = float((1.0 / (1.0 + lists.places[taught])).sum())
     return Gradient(values, len(taught), float((1.0 / ranks).sum()), first_gain)
+
+
+@kernel
+def _to_errors(hidden: NDArray[np.float32], errors: NDArray[np.float32], outer: NDArray[np.float32]) -> None:
+    """Replace the hidden units by the errors that come back to them."""
+    for row in range(len(errors)):
+        for h in range(len(outer)):
+            hidden[row, h] = errors[row] * outer[h] if hidden[row, h] > 0.0 else np.float32(0.0)
 
 
 def ranks_of(

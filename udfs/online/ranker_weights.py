@@ -57,12 +57,12 @@ class RankerWeights:
         return self.scores_and_hidden(features)[0]
 
     def scores_and_hidden(
-        self, features: NDArray[np.float32]
+        self, features: NDArray[np.float32], out: NDArray[np.float32] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return the scores, and the hidden units (Q·N, H) that the gradient needs."""
+        """Return the scores, and the hidden units (Q·N, H) that the gradient needs, in `out` if it is given."""
         linear, inner, outer = self.parts()
         flat = features.reshape(-1, self.features)
-        hidden = flat @ inner
+        hidden = np.matmul(flat, inner, out=out)
         np.maximum(hidden, 0.0, out=hidden)
         scores: NDArray[np.float32] = (flat @ linear + hidden @ outer).reshape(features.shape[:2])
         return scores, hidden

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from udfs.kernel_cache import kernel
 from udfs.neighbours.index_arrays import IndexLimits
-from udfs.neighbours.scan_arrays import Candidates, Queries, ScanSettings
+from udfs.neighbours.scan_arrays import Candidates, Queries, ScanSettings, empty_candidates
 from udfs.neighbours.session_index import SessionIndex
 from udfs.online.candidate_features import FEATURES, N_FEATURES, write_candidate_features
 from udfs.online.item_embeddings import EMBEDDING_FEATURES, EmbeddingSettings, ItemEmbeddings
@@ -18,7 +18,6 @@ from udfs.online.ranker_learning import (
     Lists,
     WeightLearner,
     click_probabilities,
-    gradient,
     scored_gradient,
 )
 from udfs.online.ranker_weights import RankerWeights
@@ -45,6 +44,17 @@ class SessionRankerSettings(NamedTuple):
     learning: LearningSettings = LearningSettings()
     left_out: tuple[str, ...] = ()
     """Features that are always 0: to see what they bring."""
+
+
+class Ranked(NamedTuple):
+    """Lists that were made at once, and what they teach; good until the ranker makes the next ones."""
+
+    found: NDArray[np.int32]  # (Q, limit) item rows, best first, -1 where there are no more
+    candidates: Candidates
+    queries: Queries
+    features: NDArray[np.float32]  # (Q, N, 44)
+    hidden: NDArray[np.float32]  # (Q · N, H)
+    scores: NDArray[np.float32]  # (Q, N), by the learner's weights
 
 
 class SessionRanker:
@@ -82,8 +92,10 @@ class SessionRanker:
         self._left_out = [RANKER_FEATURES.index(name) for name in chosen.left_out]
         weights = RankerWeights.fresh(RANKER_FEATURES, chosen.learning.hidden, seed)
         self.learner = WeightLearner(weights, chosen.learning)
-        self._noting: WeightLearner | None = None
-        self._published: RankerWeights | None = None
+        lists = (chosen.batch, chosen.candidates)
+        self._candidates = empty_candidates(*lists)
+        self._features = np.zeros((*lists, len(RANKER_FEATURES)), np.float32)
+        self._hidden = np.zeros((chosen.batch * chosen.candidates, chosen.learning.hidden), np.float32)
 
     def predict(
         self, queries: Queries, allowed: NDArray[np.bool_] | None = None, limit: int = 20
@@ -105,11 +117,8 @@ class SessionRanker:
         """
         found = np.full((len(queries.start), limit), -1, np.int32)
         for at in range(0, len(found), self.settings.batch):
-            part = _some(queries, slice(at, at + self.settings.batch))
-            candidates = self.index.query(part, self.settings.candidates, allowed)
-            features = self.features(candidates, part)
-            scores = self.learner.weights.scores(features)
-            found[at : at + self.settings.batch] = _best(candidates, scores, limit)
+            of = slice(at, at + self.settings.batch)
+            found[of] = self.rank(some_queries(queries, of), self.learner.weights, allowed, limit).found
         return found
 
     def predict_and_learn(
@@ -135,53 +144,65 @@ class SessionRanker:
         """
         found = np.full((len(queries.start), limit), -1, np.int32)
         for at in range(0, len(found), self.settings.batch):
-            stop = at + self.settings.batch
-            part, clicked = _some(queries, slice(at, stop)), items[at:stop]
-            candidates = self.index.query_and_observe(part, clicked, allowed, self.settings.candidates)
+            of = slice(at, at + self.settings.batch)
+            part, clicked = some_queries(queries, of), items[of]
             asked = np.flatnonzero(part.stop > part.start)
-            if not len(asked):
-                continue
-            part, clicked = _some(part, asked), clicked[asked]
-            candidates = Candidates(
-                candidates.counts[asked], candidates.rows[asked], candidates.scores[asked]
-            )
-            found[at + asked] = self._rank_and_learn(candidates, part, clicked, limit, scorer)
+            ranked = self.rank_and_observe(part, clicked, allowed, limit, scorer)
+            self.teach(ranked, clicked[asked])
+            found[at + asked] = ranked.found
         return found
 
-    def predict_and_note(
+    def rank(
+        self,
+        queries: Queries,
+        weights: RankerWeights,
+        allowed: NDArray[np.bool_] | None = None,
+        limit: int = 20,
+    ) -> Ranked:
+        """Rank at most `batch` sessions by given weights; learn nothing."""
+        nothing = np.zeros(len(queries.start), np.int64)
+        candidates = self.index.query_between(
+            queries, queries.keys[:0], _NO_ITEMS, nothing, self.settings.candidates, allowed, self._candidates
+        )
+        return self._ranked(candidates, queries, weights, limit, None)
+
+    def rank_and_observe(
         self,
         queries: Queries,
         items: NDArray[np.int32],
         allowed: NDArray[np.bool_] | None = None,
         limit: int = 20,
-    ) -> NDArray[np.int32]:
-        """Return the same by the weights of the last `publish`; what the lists teach waits for the next one.
-
-        For lists that are made from an index that stands still: weights learnt on lists of a live one, where what is
-        popular now is known, order those worse. Index, vectors and lifts learn nothing.
+        scorer: Scorer | None = None,
+    ) -> Ranked:
+        """Rank at most `batch` sessions by the newest weights; the index learns each one's click before the next.
 
         Parameters
         ----------
-        queries, items, allowed, limit
+        queries, items, allowed, limit, scorer
             As in `predict_and_learn`.
-        """
-        if self._noting is None or self._published is None:
-            self._noting, self._published = self.learner.fork(), self.learner.weights
-        found = np.full((len(queries.start), limit), -1, np.int32)
-        for at in range(0, len(found), self.settings.batch):
-            stop = at + self.settings.batch
-            part = _some(queries, slice(at, stop))
-            candidates = self.index.query(part, self.settings.candidates, allowed)
-            features = self.features(candidates, part)
-            found[at:stop] = _best(candidates, self._published.scores(features), limit)
-            lists = Lists(features, candidates.counts, _places(candidates, items[at:stop]))
-            self._noting.apply(gradient(self._noting.weights, lists))
-        return found
 
-    def publish(self) -> None:
-        """Let `predict_and_note` use what it has learnt."""
-        if self._noting is not None:
-            self._published = self._noting.weights
+        Returns
+        -------
+        Lists of the sessions that are not empty.
+        """
+        asked = np.flatnonzero(queries.stop > queries.start)
+        part = some_queries(queries, asked)
+        candidates = self.index.query_between(
+            part, queries.keys, items, asked, self.settings.candidates, allowed, self._candidates
+        )
+        return self._ranked(candidates, part, self.learner.weights, limit, scorer)
+
+    def teach(self, ranked: Ranked, clicked: NDArray[np.int32]) -> None:
+        """Let weights, lifts and vectors learn what followed lists of `rank_and_observe`: int32 (Q,) item rows."""
+        if not len(clicked):
+            return
+        candidates, scores = ranked.candidates, ranked.scores
+        probabilities = click_probabilities(scores, candidates.counts)
+        places = places_of(candidates, clicked)
+        lists = Lists(ranked.features, candidates.counts, places)
+        self.learner.apply(scored_gradient(self.learner.weights, lists, ranked.hidden, scores, probabilities))
+        self.lift.learn(candidates.rows, candidates.counts, probabilities, places)
+        self.embeddings.learn(ranked.queries, clicked)
 
     def learn(
         self, queries: Queries, items: NDArray[np.int32], allowed: NDArray[np.bool_] | None = None
@@ -189,10 +210,23 @@ class SessionRanker:
         """Learn what each session clicked next."""
         self.predict_and_learn(queries, items, allowed, 1)
 
-    def features(self, candidates: Candidates, queries: Queries) -> NDArray[np.float32]:
-        """Return what the ranker sees: float32 (Q, N, 44), columns `RANKER_FEATURES`, 0 behind a list's count."""
+    def features(
+        self, candidates: Candidates, queries: Queries, out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Return what the ranker sees: float32 (Q, N, 44), columns `RANKER_FEATURES`, 0 behind a list's count.
+
+        Parameters
+        ----------
+        candidates, queries
+            Q lists and the sessions that they answer.
+        out
+            Where to write; new by default.
+        """
         rows, counts = candidates.rows, candidates.counts
-        out = np.zeros((*rows.shape, len(RANKER_FEATURES)), np.float32)
+        if out is None:
+            out = np.zeros((*rows.shape, len(RANKER_FEATURES)), np.float32)
+        for q in np.flatnonzero(counts < rows.shape[1]):
+            out[q, counts[q] :] = 0.0
         write_candidate_features(candidates, queries, out)
         lift = N_FEATURES + len(EMBEDDING_FEATURES)
         self.embeddings.features(queries, rows, counts, out[:, :, N_FEATURES:lift])
@@ -201,32 +235,37 @@ class SessionRanker:
             out[:, :, self._left_out] = 0.0
         return out
 
-    def _rank_and_learn(
+    def _ranked(
         self,
         candidates: Candidates,
         queries: Queries,
-        clicked: NDArray[np.int32],
+        weights: RankerWeights,
         limit: int,
         scorer: Scorer | None,
-    ) -> NDArray[np.int32]:
-        features = self.features(candidates, queries)
-        weights = self.learner.weights
-        scores, hidden = weights.scores_and_hidden(features)
-        found = _best(candidates, scores if scorer is None else scorer(candidates, queries), limit)
-        probabilities = click_probabilities(scores, candidates.counts)
-        places = _places(candidates, clicked)
-        lists = Lists(features, candidates.counts, places)
-        self.learner.apply(scored_gradient(weights, lists, hidden, scores, probabilities))
-        self.lift.learn(candidates.rows, candidates.counts, probabilities, places)
-        self.embeddings.learn(queries, clicked)
-        return found
+    ) -> Ranked:
+        lists, width = candidates.rows.shape
+        features, hidden = self._features[:lists], self._hidden[: lists * width]
+        scores = np.empty((lists, width), np.float32)
+        for at in range(0, lists, _AT_ONCE):
+            of, flat = slice(at, at + _AT_ONCE), slice(at * width, (at + _AT_ONCE) * width)
+            some = Candidates(candidates.counts[of], candidates.rows[of], candidates.scores[of])
+            self.features(some, some_queries(queries, of), features[of])
+            scores[of], _ = weights.scores_and_hidden(features[of], hidden[flat])
+        by = scores if scorer is None else scorer(candidates, queries)
+        return Ranked(_best(candidates, by, limit), candidates, queries, features, hidden, scores)
 
 
-def _some(queries: Queries, which: slice | NDArray[np.int64]) -> Queries:
+_AT_ONCE = 16
+"""Lists whose features and hidden units are worked on together: they fit in a core's own cache."""
+_NO_ITEMS = np.zeros(0, np.int32)
+
+
+def some_queries(queries: Queries, which: slice | NDArray[np.int64]) -> Queries:
+    """Return some of the sessions that ask."""
     return Queries(queries.items, queries.start[which], queries.stop[which], queries.keys[which])
 
 
-def _places(candidates: Candidates, clicked: NDArray[np.int32]) -> NDArray[np.int32]:
+def places_of(candidates: Candidates, clicked: NDArray[np.int32]) -> NDArray[np.int32]:
     """Return which candidate was clicked, -1: none of them."""
     hit = candidates.rows == clicked[:, None]
     return np.where(hit.any(axis=1), hit.argmax(axis=1), -1).astype(np.int32)
