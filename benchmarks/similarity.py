@@ -25,7 +25,7 @@ import numpy as np
 import redis
 from confluent_kafka import Producer
 
-from benchmarks.smoke import cpu_seconds
+from benchmarks.loaded_job import cpu_seconds
 from flink_jobs.settings import Settings, load
 from schemas import topics
 from schemas.codec import encode

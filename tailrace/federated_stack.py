@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.edge_fleet import Fleet, budget_of
-from benchmarks.smoke import cpu_seconds
+from benchmarks.loaded_job import cpu_seconds
 from flink_jobs.federate_settings import model_lines
 from flink_jobs.settings import Settings, load
 from tailrace import flink_client
