@@ -63,11 +63,32 @@ for commands in COMMANDS:
 def main() -> None:
     """Run the command; a `UserError` becomes its exit code and a readable text, or JSON with `--json`."""
     try:
+        if "--json" in sys.argv:
+            raise SystemExit(_answer())
         app()
     except SettingsError as error:
         _fail(UserError("TR-100", str(error), exit_code=ExitCode.USAGE))
     except UserError as error:
         _fail(error)
+
+
+def _answer() -> int:
+    """Run the command for a program, and return its exit code: wrong words are an error like any other.
+
+    Raises
+    ------
+    UserError
+        TR-108.
+    """
+    try:
+        return int(app(standalone_mode=False) or 0)
+    except typer.Abort:
+        return int(ExitCode.FAILED)
+    except typer.TyperException as error:
+        where = getattr(getattr(error, "ctx", None), "command_path", "tailrace")
+        raise UserError(
+            "TR-108", error.format_message(), fix=f"{where} --help", exit_code=ExitCode.USAGE
+        ) from error
 
 
 def _fail(error: UserError) -> None:

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
+from tailrace.cli import main
 from tailrace.errors import ExitCode, UserError
 
 
@@ -42,6 +44,49 @@ def test_an_unknown_setting_is_a_usage_error_on_stderr(tmp_path: Path) -> None:
 def test_with_json_an_error_is_one_json_object_on_stderr(tmp_path: Path) -> None:
     result = tailrace("status", "--json", "--config", tmp_path / "absent.toml")
     assert json.loads(result.stderr)["exit_code"] == result.returncode == ExitCode.USAGE
+
+
+@pytest.mark.parametrize(
+    ("words", "says", "fix"),
+    [
+        (("models", "gate", "abc"), "'candidate'", "models gate --help"),
+        (("ab", "start"), "Missing argument", "ab start --help"),
+        (("lake", "retain", "--days", "0"), "'--days'", "lake retain --help"),
+        (("ab", "nosuch"), "nosuch", "ab --help"),
+    ],
+)
+def test_with_json_wrong_words_are_one_json_object_too(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    says: str,
+    fix: str,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["tailrace", *words, "--json"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    told = capsys.readouterr()
+    error = json.loads(told.err)
+    assert (ended.value.code, error["exit_code"], told.out) == (2, 2, "")
+    assert error["error"]["number"] == "TR-108" and says in error["error"]["what"]
+    assert error["error"]["fix"].endswith(fix)
+
+
+@pytest.mark.parametrize(("ending", "code"), [(typer.Exit(1), 1), (typer.Exit(4), 4), (typer.Abort(), 1)])
+def test_with_json_a_command_ends_with_its_own_code(
+    monkeypatch: pytest.MonkeyPatch, ending: Exception, code: int
+) -> None:
+    app = typer.Typer()
+
+    @app.command()
+    def fails(json: bool = False) -> None:
+        raise ending
+
+    monkeypatch.setattr("tailrace.cli.app", app)
+    monkeypatch.setattr(sys, "argv", ["tailrace", "--json"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == code
 
 
 def test_status_of_a_stopped_stack_returns_4_and_says_how_to_start_it(config: Path) -> None:
