@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -190,6 +191,25 @@ def test_every_step_of_the_loop_is_there() -> None:
     assert len(names) == len(set(names))
     made = LoopDemo.__init__.__code__.co_names
     assert all(hasattr(LoopDemo, name) or name in made for name in names)
+
+
+def test_a_command_that_runs_ends_with_the_shop_that_it_is_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, started, ended = (tmp_path / name for name in ("program", "started", "ended"))
+    program.write_text(f"#!/bin/sh\ntouch {started}\nsleep 20\ntouch {ended}\n", encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setattr("tailrace.loop_story.sys", SimpleNamespace(executable=str(program)))
+    demo = object.__new__(LoopDemo)
+    demo._stack = SimpleNamespace(config=tmp_path / "tailrace.toml")  # type: ignore[assignment]
+
+    def shop_is_late() -> None:
+        if started.exists():
+            raise TimeoutError("visits are late")
+
+    with pytest.raises(TimeoutError):
+        demo._run("models", "canary", "2", meanwhile=shop_is_late)
+    assert not ended.exists(), "it was waited for until it ended by itself"
 
 
 def test_it_succeeds_only_where_all_three_were_seen() -> None:
