@@ -23,16 +23,7 @@ from tailrace.doctor.packages import check_packages
 from tailrace.errors import ExitCode, UserError
 from tailrace.stack.java import find_java
 from tailrace.stack.local import PORT_SETTINGS, LocalStack
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+from tests.free_ports import free_ports
 
 
 @pytest.fixture

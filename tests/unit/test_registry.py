@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import socket
 import sys
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ from bundles import make_bundle
 
 from flink_jobs.registry_settings import Registry
 from tailrace.model_registry import CANDIDATE, FORMER, SERVING, record_switch, record_training, record_verdict
+from tests.free_ports import free_ports
 from udfs.model.bundle import Bundle
 from udfs.model.gate import Check, Verdict
 
@@ -79,8 +79,7 @@ def test_a_registry_that_is_down_costs_seconds_and_a_line(
     bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("mlflow", reason="the extra `registry` is not installed")
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        port = held.getsockname()[1]
+    (port,) = free_ports(1)
     began = time.monotonic()
     assert not record_verdict(Registry(uri=f"http://127.0.0.1:{port}", timeout_s=1), verdict(bundle))
     assert time.monotonic() - began < 120  # its client by itself tries for many minutes
