@@ -11,7 +11,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from flink_jobs.settings import Settings
 from model_export.lake.files import RawRecord, next_offsets, write_run
-from tailrace.errors import UserError
+from tailrace.errors import ExitCode, UserError
 from tailrace.topic_scan import broker_unreachable
 
 BATCH = 5_000
@@ -82,6 +82,14 @@ class LakeWriter:
                     TopicPartition(name, number, ends.get(number, OFFSET_BEGINNING))
                     for number in known[name].partitions
                 ]
+        if not places:
+            raise UserError(
+                "TR-342",
+                f"none of these topics is there: {', '.join(prefix + topic for topic in topics)}",
+                "topics are made by the first `tailrace submit`; or kafka.topic_prefix is another",
+                "tailrace submit recommend",
+                ExitCode.NOT_RUNNING,
+            )
         self._open = {(place.topic, place.partition) for place in places}
         self._waiting: dict[tuple[str, int], list[RawRecord]] = {place: [] for place in self._open}
         self._written_s = dict.fromkeys(self._open, time.monotonic())

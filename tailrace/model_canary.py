@@ -67,7 +67,8 @@ def start(
         experiment = canary_experiment(plan, running, int(time.time()), layer)
         started = running.start(experiment)
     except ValueError as error:
-        raise UserError("TR-385", str(error), fix="tailrace ab report", exit_code=ExitCode.USAGE) from error
+        fix = "tailrace ab report; tailrace models canary --help"
+        raise UserError("TR-385", str(error), fix=fix, exit_code=ExitCode.USAGE) from error
     with store(settings) as client:
         model_switch.preload(settings, client, plan.epoch, timeout_s)
     model_switch.publish_pointer(settings, bundle, "publish")

@@ -74,7 +74,7 @@ class TopicReader:
             raise UserError(
                 "TR-342",
                 f"topic {self._name}: {found.error.str()}",
-                "topics are made by the first `tailrace submit` or `tailrace replay`",
+                "the first `tailrace submit` or `tailrace replay` makes topics; or kafka.topic_prefix is another",
                 "tailrace replay FILE --limit 0",
                 ExitCode.NOT_RUNNING,
             )

@@ -94,6 +94,10 @@ def start(
         RunningExperiments().start(experiment)  # what is wrong by itself is said before a broker is asked
         ensure_topics(settings)
         running = read_running(settings)
+        if name in {one.name for one in running.experiments}:
+            raise ValueError(
+                f"name: {name} runs already; stop it, or take another name: it decides who sees what"
+            )
         experiment = experiment._replace(first_bucket=running.free_bucket(layer, buckets))
         running = running.start(experiment)
     except ValueError as error:
@@ -199,7 +203,9 @@ def _end(
     try:
         left = running.stop(name, variant)
     except ValueError as error:
-        raise UserError("TR-731", str(error), exit_code=ExitCode.USAGE) from error
+        raise UserError(
+            "TR-731", str(error), fix=f"tailrace ab report {name}", exit_code=ExitCode.USAGE
+        ) from error
     done = f"stop {name}" if variant is None else f"promote {name}={variant}"
     order_running(settings, left, done)
     if as_json:
@@ -295,6 +301,12 @@ def _show(found: Standing) -> None:
         shown = ("-" if value is None else f"{value:.4f}" for value in values)
         table.add_row(name, f"{sums.users:,}", f"{sums.lists:,}", *shown, f"{sums.items_shown():,.0f}")
     console.print(table)
+    if not any(sums.lists for sums in found.sums.values()):
+        console.print(
+            "no list counts yet: one does when its windows are over, by default a day later, and the feedback job "
+            "has to run: tailrace counts --job feedback",
+            soft_wrap=True,
+        )
     for one in verdict.comparisons:
         interval = f"[{one.low:+.4f}, {one.high:+.4f}]" if math.isfinite(one.low) else "too little known"
         pair = f"{one.variant} against {experiment.variants[0].name}, {one.metric}"

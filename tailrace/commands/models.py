@@ -185,10 +185,10 @@ def republish(config: Config = None, as_json: Json = False) -> None:
     `tailrace counts` show it go on.
     """
     settings = load(config)
-    offset = model_switch.send_order(settings, "republish")
     epoch, views = model_epochs.active_epoch(settings), 0
-    if epoch is not None:
-        bundle = model_epochs.open_bundle(settings, epoch)
+    bundle = None if epoch is None else model_epochs.open_bundle(settings, epoch)
+    offset = model_switch.send_order(settings, "republish")
+    if bundle is not None:
         with store(settings) as client:
             views = model_epochs.write_views(settings, client, bundle)
     if as_json:

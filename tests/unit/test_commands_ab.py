@@ -131,7 +131,12 @@ def test_users_who_were_not_dealt_as_planned_raise_an_alarm(topic: Topic, tmp_pa
     assert run("report", "--data", str(file))["experiments"][0]["verdict"] == "sample_ratio"
 
 
-def test_experiments_of_one_layer_get_different_users_until_it_is_full(topic: Topic) -> None:
+def no_examples(folder: Path) -> Path:
+    example_log.keep([], folder / "none.avro")
+    return folder / "none.avro"
+
+
+def test_experiments_of_one_layer_get_different_users_until_it_is_full(topic: Topic, tmp_path: Path) -> None:
     one = run("start", "one", "--variant", "a", "--variant", "b:diversity=0.1", "--share", "0.5")
     two = run("start", "two", "--variant", "a", "--variant", "b:diversity=0.2", "--share", "0.3")
     assert (one["first_bucket"], two["first_bucket"]) == (0, 5_000)
@@ -139,6 +144,10 @@ def test_experiments_of_one_layer_get_different_users_until_it_is_full(topic: To
         app, ["ab", "start", "three", "--variant", "a", "--variant", "b", "--share", "0.3"]
     )
     assert full.exit_code != 0 and "no 30.00% of the users left" in str(full.exception)
+    again = CliRunner().invoke(app, ["ab", "start", "two", "--variant", "a", "--variant", "b"])
+    assert again.exit_code != 0 and "two runs already" in str(again.exception)
+    told = CliRunner().invoke(app, ["ab", "report", "two", "--data", str(no_examples(tmp_path))]).stdout
+    assert "no list counts yet" in told and "tailrace counts --job feedback" in told
     run("stop", "one")
     assert run("start", "three", "--variant", "a", "--variant", "b", "--share", "0.3")["first_bucket"] == 0
 

@@ -17,6 +17,7 @@ from model_export.protocols.slot_policies import NAMES, candidate_probabilities
 from schemas.records import Example, ExampleItem, ListShare
 from tailrace import example_log
 from tailrace.cli import app
+from tailrace.errors import UserError
 from udfs.bandit import PRIOR_ALPHA, PRIOR_BETA, arm_probabilities, credit_arm
 from udfs.user_state import EMPTY, SOURCES
 
@@ -224,6 +225,15 @@ def test_every_candidate_is_judged_by_the_command(tmp_path: Path, candidate: str
     assert found["lists"] == 60 and set(ESTIMATORS) <= set(found)
     if candidate in ("thompson-beta", "ucb1", "epsilon-greedy"):
         assert CliRunner().invoke(app, [*words, "--evidence", "user"]).exit_code == 0
+
+
+@pytest.mark.parametrize("candidate", ["uniform", "list:plain"])
+def test_without_an_example_the_command_says_what_makes_them(tmp_path: Path, candidate: str) -> None:
+    example_log.keep([], tmp_path / "none.avro")
+    words = ["eval", "policy", candidate, "--data", str(tmp_path / "none.avro")]
+    error = CliRunner().invoke(app, words).exception
+    assert isinstance(error, UserError) and error.number == "TR-711"
+    assert "none.avro holds no example" in error.what and "tailrace submit feedback" in error.fix
 
 
 def test_a_file_that_is_none_is_an_error_with_its_name(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from flink_jobs.settings import load
 from model_export.lake.files import files_of, read
 from schemas.topics import EVENTS
 from tailrace import lake_writer
-from tailrace.errors import UserError
+from tailrace.errors import ExitCode, UserError
 from tailrace.lake_writer import AGAIN_S, LakeWriter
 
 NOW_MS, DAY_MS, STEP = 1_760_000_000_000, 86_400_000, 10
@@ -106,6 +106,15 @@ def test_a_full_disk_stops_the_reading_and_not_the_copy_and_every_record_is_ther
     writer.flush()
     kept = [record.value for record in read(files_of(tmp_path / "lake", EVENTS.name))]
     assert kept == [b"%d" % number for number in range(writer._consumer.given)]
+
+
+def test_topics_of_which_there_is_none_are_named_and_not_followed_for_ever(
+    writer: LakeWriter, tmp_path: Path
+) -> None:
+    other = load(environment={}, kafka={"topic_prefix": "shop."})
+    with pytest.raises(UserError, match=f"none of these topics is there: shop.{EVENTS.name}") as failed:
+        LakeWriter(other, tmp_path / "lake", [EVENTS.name])
+    assert (failed.value.number, failed.value.exit_code) == ("TR-342", ExitCode.NOT_RUNNING)
 
 
 def test_a_single_copy_ends_with_a_number_and_the_next_goes_on_behind_the_last_file(

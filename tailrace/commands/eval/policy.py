@@ -10,6 +10,7 @@ import typer
 from flink_jobs.settings import load
 from tailrace.commands.eval.surroundings import Out, Seed, import_evaluation, publish, unusable, usage
 from tailrace.commands.options import Config, Json
+from tailrace.errors import UserError
 from udfs.user_state import LIST_POLICY, SOURCES
 
 
@@ -55,6 +56,13 @@ def policy(
         raise usage("policy", "--evidence: wanted all for a list policy, a user has no evidence of their own")
     settings = load(config)
     examples = list(example_log.from_topic(settings) if data is None else example_log.from_file(data))
+    if not examples:
+        raise UserError(
+            "TR-711",
+            f"{'recs.examples.v1' if data is None else data} holds no example",
+            "a list becomes one when its windows are over, by default a day later, and the feedback job has to run",
+            "tailrace submit feedback; tailrace counts --job feedback",
+        )
     if keep_at is not None:
         example_log.keep(examples, keep_at)
     try:
