@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +22,7 @@ from model_export.interactions import interactions
 from model_export.list_metrics import K, list_metrics
 from model_export.moments import Moment
 from model_export.popularity_balance import HEAD, raise_tail
+from model_export.protocols.ablation_report import AblationReport, Variant
 from model_export.ranker import fit_ranker, predict
 from model_export.session_replay import SessionClicks
 from model_export.sources.event_log import EventLog, midnight_ms
@@ -32,7 +32,9 @@ from model_export.training_steps import ITEM_PHASES, Tell, TrainingSteps
 from udfs.model.items import ItemArrays
 from udfs.ranking.features import FEATURE_NAMES
 
-WHOLE = "all of it"
+WHOLE, WITHOUT_RANKER = "all of it", "without ranker"
+PLACES = (0, 8, 16, 24, 28)
+"""Finalists that are kept for items new to the user, each other number a variant; as `ModelSettings.reserve_new`."""
 SOURCES: Mapping[str, tuple[str, ...]] = {
     "embedding": ("embedding_",),
     "neighbours": ("neighbour_",),
@@ -63,119 +65,14 @@ def feature_groups() -> dict[str, tuple[str, ...]]:
     return {group: FEATURE_NAMES[edges[at] : edges[at + 1]] for at, group in enumerate(_FIRST)}
 
 
-@dataclass(frozen=True)
-class Variant:
-    """What one variant reached.
-
-    Parameters
-    ----------
-    name
-        Of what is left out.
-    per_list
-        float64 (u, 4): precision, recall, hit and NDCG of each user's first ten, the same users in each variant.
-    new
-        float64 (w, 4): the same of items new to the user, for those who took some.
-    head
-        Share of what was listed that is popular.
-    candidate_recall
-        Share of what was taken that was among the candidates.
-    """
-
-    name: str
-    per_list: npt.NDArray[np.float64]
-    new: npt.NDArray[np.float64]
-    head: float
-    candidate_recall: float
-
-
-@dataclass(frozen=True)
-class AblationReport:
-    """Variants of one data set."""
-
-    data: str
-    sha256: str
-    until: str
-    seed: int
-    variants: tuple[Variant, ...]
-    head_taken: float
-    wall_s: float
-    cpu_s: float
-    protocol: str = "baskets --ablation"
-
-    def title(self) -> str:
-        """Return the section's heading."""
-        return "Purchases: what each source and group of features brings"
-
-    def intro(self) -> str:
-        """Return what is predicted from what."""
-        return (
-            "First baskets of the stretch before the cut, as predicted by what was learnt before it. Without a "
-            "source: no candidates, no weight, no features of it. Without features: the ranker does not see them. "
-            "Without ranker: the order of the first stage. Popular: share of the first ten among the "
-            f"{HEAD:.0%} of items with the most interactions."
-        )
-
-    def tables(self) -> Mapping[str, Sequence[Sequence[str]]]:
-        """Return one table."""
-        head = ["variant", "P@10", "NDCG@10", "difference", "NDCG@10 of new", "difference", "candidates"]
-        head.append("popular")
-        whole = self.variants[0]
-        rows = [
-            [
-                found.name,
-                _mean(found.per_list[:, 0]),
-                _mean(found.per_list[:, 3]),
-                "" if found is whole else _mean(found.per_list[:, 3] - whole.per_list[:, 3], sign=True),
-                _mean(found.new[:, 3]),
-                "" if found is whole else _mean(found.new[:, 3] - whole.new[:, 3], sign=True),
-                f"{found.candidate_recall:.3f}",
-                f"{found.head:.3f}",
-            ]
-            for found in self.variants
-        ]
-        return {f"{self.data}, before {self.until}": [head, *rows]}
-
-    def remarks(self) -> Sequence[str]:
-        """Return what is to be said with the figures."""
-        return [
-            f"{len(self.variants[0].per_list):,} baskets, {len(self.variants[0].new):,} of them with new items. "
-            "Means ± standard errors; differences from all of it, of the same users. Candidates: share of what was "
-            f"taken that is among them. Of what was taken, {self.head_taken:.3f} is popular: lists that hold more of "
-            "it lean to what is popular. The treatment is to let what was taken beyond the popular count more when "
-            "the ranker learns (`tailrace train --tail-grades`, 0 by default).",
-            "No list led to these purchases, so there is no position that could mislead the ranker. Where lists did, "
-            "positions and exact propensities are logged, and values are weighted by them (`tailrace eval policy`, "
-            "`tailrace models gate`).",
-            f"Seed {self.seed}. SHA-256 {self.sha256}; {self.wall_s:.0f} s, {self.cpu_s:.0f} CPU-s.",
-        ]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values: variant to figures."""
-        found = {
-            one.name: {
-                "precision": round(float(one.per_list[:, 0].mean()), 5),
-                "ndcg": round(float(one.per_list[:, 3].mean()), 5),
-                "new_items_ndcg": round(float(one.new[:, 3].mean()), 5),
-                "candidate_recall": round(one.candidate_recall, 5),
-                "popular": round(one.head, 5),
-            }
-            for one in self.variants
-        }
-        return {
-            "protocol": self.protocol,
-            "data": self.data,
-            "data_sha256": self.sha256,
-            "until": self.until,
-            "seed": self.seed,
-            "popular_taken": round(self.head_taken, 5),
-            "variants": found,
-            "wall_s": round(self.wall_s, 1),
-            "cpu_s": round(self.cpu_s, 1),
-        }
-
-
 def ablate(
-    name: str, path: Path, until: str, settings: TrainSettings, seed: int, tell: Tell | None = None
+    name: str,
+    path: Path,
+    until: str,
+    settings: TrainSettings,
+    seed: int,
+    tell: Tell | None = None,
+    parts: Sequence[str] = (),
 ) -> AblationReport:
     """Train before the cut, once whole and once without each part.
 
@@ -183,29 +80,42 @@ def ablate(
     ----------
     name, path, until, settings, seed, tell
         As for `model_export.protocols.baskets.evaluate`; a sequential network in the settings is a source too.
+    parts
+        Only the variants whose names hold one of these; empty: all.
 
     Raises
     ------
     TrainingError, SourceError
         As for `model_export.train.train`.
+    ValueError
+        For a part that no variant has.
     """
     wall_s, cpu_s = time.perf_counter(), time.process_time()
+    chosen = variant_names(settings, parts)
     log, cut_ms = sources.read(path), midnight_ms(until)
     work = _Work(path, log.before(cut_ms), settings, seed, tell, cut_ms)
     whole = work.candidates(settings)
     variants = [work.variant(WHOLE, whole, ())]
     for source, starts in SOURCES.items():
-        if getattr(settings.model, f"share_{source}") > 0.0:
+        if f"without source {source}" in chosen:
             left = replace(settings.model, **{f"share_{source}": 0.0, f"weight_{source}": 0.0})
             hidden = tuple(one for one in FEATURE_NAMES if starts and one.startswith(starts))
             found = work.candidates(replace(settings, model=left))
             variants.append(work.variant(f"without source {source}", found, hidden))
+    for places in PLACES:
+        if _places_name(places) in chosen:
+            found = work.candidates(replace(settings, model=replace(settings.model, reserve_new=places)))
+            variants.append(work.variant(_places_name(places), found, ()))
     for group, names in feature_groups().items():
-        variants.append(work.variant(f"without features {group}", whole, names))
-    for grades in TAIL_GRADES:
-        name_of = f"taken beyond the popular: {grades} grade{'s' * (grades > 1)} more"
-        variants.append(work.variant(name_of, whole, (), grades))
-    variants.append(work.variant("without ranker", whole, None))
+        if f"without features {group}" in chosen:
+            variants.append(work.variant(f"without features {group}", whole, names))
+    variants += [
+        work.variant(_tail_name(grades), whole, (), grades)
+        for grades in TAIL_GRADES
+        if _tail_name(grades) in chosen
+    ]
+    if WITHOUT_RANKER in chosen:
+        variants.append(work.variant(WITHOUT_RANKER, whole, None))
     return AblationReport(
         name,
         log.file_sha256,
@@ -215,7 +125,36 @@ def ablate(
         work.head_taken(whole[1]),
         time.perf_counter() - wall_s,
         time.process_time() - cpu_s,
+        "baskets --ablation --part" if parts else "baskets --ablation",
     )
+
+
+def variant_names(settings: TrainSettings, parts: Sequence[str] = ()) -> list[str]:
+    """Return the names of the variants that leave something out, or only of those that hold one of `parts`.
+
+    Raises
+    ------
+    ValueError
+        For a part that no variant has.
+    """
+    names = [
+        f"without source {source}" for source in SOURCES if getattr(settings.model, f"share_{source}") > 0.0
+    ]
+    names += [_places_name(places) for places in PLACES if places != settings.model.reserve_new]
+    names += [f"without features {group}" for group in feature_groups()]
+    names += [*map(_tail_name, TAIL_GRADES), WITHOUT_RANKER]
+    for part in parts:
+        if not any(part in name for name in names):
+            raise ValueError(f"--part: wanted a word of {'; '.join(names)}; got {part!r}")
+    return [name for name in names if not parts or any(part in name for part in parts)]
+
+
+def _places_name(places: int) -> str:
+    return f"places of finalists for items new to the user: {places}"
+
+
+def _tail_name(grades: int) -> str:
+    return f"taken beyond the popular: {grades} grade{'s' * (grades > 1)} more"
 
 
 class _Work:
@@ -233,35 +172,38 @@ class _Work:
             for number, (phase, catalogue, edge) in enumerate(steps)
         ]
         with self._steps.phase("replay"):
-            (first, _, tests, _), clicks = self._steps.moments(log, self._edges, self._halves[1])
+            (first, second, tests, _), clicks = self._steps.moments(log, self._edges, self._halves[1])
         self._moments: tuple[list[Moment], list[Moment]] = first, tests
+        self._within = [moment for moment in second if moment.kind == "within"]
         self._clicks: SessionClicks = clicks
         self._came = [
             Arrivals.of(log.before(end), catalogues[number + 1], half.item_ids, self._edges[number])
             for number, (half, end) in enumerate(zip(self._halves, self._edges[1:], strict=False))
         ]
 
-    def candidates(self, settings: TrainSettings) -> tuple[CandidateSet, CandidateSet]:
-        """Return candidates to learn from and to measure on."""
+    def candidates(self, settings: TrainSettings) -> tuple[CandidateSet, CandidateSet, CandidateSet]:
+        """Return candidates to learn from, and to measure on: first baskets, and moments within sessions."""
         self._steps.settings = settings
         with self._steps.phase("candidates"):
             learnt, tested = (
                 self._steps.candidates(half, moments, self._clicks, came)
                 for half, moments, came in zip(self._halves, self._moments, self._came, strict=True)
             )
-        return learnt, tested
+            within = self._steps.candidates(self._halves[1], self._within, self._clicks, self._came[1])
+        return learnt, tested, within
 
     def variant(
         self,
         name: str,
-        found: tuple[CandidateSet, CandidateSet],
+        found: tuple[CandidateSet, CandidateSet, CandidateSet],
         hidden: tuple[str, ...] | None,
         tail_grades: int = 0,
     ) -> Variant:
         """Learn without some features, measure; None: no ranker, the order of the first stage."""
-        learnt, tested = found
+        learnt, *measured = found
         if hidden is None:
-            scores = np.ascontiguousarray(tested.features[:, FEATURE_NAMES.index("first_stage_score")])
+            first_stage = FEATURE_NAMES.index("first_stage_score")
+            scores = [np.ascontiguousarray(part.features[:, first_stage]) for part in measured]
         else:
             columns = [FEATURE_NAMES.index(one) for one in hidden]
             examples = raise_tail(ranking_examples(learnt), len(learnt.items), tail_grades)
@@ -271,8 +213,10 @@ class _Work:
                 ranker = fit_ranker(
                     replace(examples, features=features), self._steps.settings.ranker, self._steps.rng(1)
                 )
-            scores = predict(ranker, tested.features)
-        ranked, wanted, own = tested.ranking(scores), _wanted(tested), self._own(tested)
+            scores = [predict(ranker, part.features) for part in measured]
+        tested, within = measured
+        ranked, wanted, own = tested.ranking(scores[0]), _wanted(tested), self._own(tested)
+        rest = zip(within.ranking(scores[1]), _wanted(within), strict=True)
         popular = self._popular(tested)
         per_list = [list_metrics(rows, items) for rows, items in zip(ranked, wanted, strict=True) if items]
         new = [
@@ -286,6 +230,7 @@ class _Work:
             name,
             np.array(per_list),
             np.array(new),
+            np.array([list_metrics(rows, items) for rows, items in rest if items]),
             float(popular[listed].mean()),
             float("nan") if recall is None else recall,
         )
@@ -317,8 +262,3 @@ class _Work:
 
 def _wanted(found: CandidateSet) -> list[frozenset[int]]:
     return [frozenset(taken) for taken in found.taken_rows()]
-
-
-def _mean(values: npt.NDArray[np.float64], *, sign: bool = False) -> str:
-    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
-    return f"{values.mean():+.4f} ± {error:.4f}" if sign else f"{values.mean():.4f} ± {error:.4f}"

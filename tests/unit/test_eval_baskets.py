@@ -16,7 +16,8 @@ from model_export.item_side import ItemSideSettings
 from model_export.moments import MomentSettings
 from model_export.popularity_balance import raise_tail
 from model_export.protocols import baskets
-from model_export.protocols.basket_ablation import SOURCES, WHOLE, AblationReport, ablate, feature_groups
+from model_export.protocols.ablation_report import AblationReport
+from model_export.protocols.basket_ablation import SOURCES, WHOLE, ablate, feature_groups, variant_names
 from model_export.protocols.basket_lists import OURS, PERSONAL, POPULAR, SERVED, parts_of, wanted_of
 from model_export.protocols.baskets import BasketOutcome, BasketReport, evaluate
 from model_export.protocols.quality_page import write_section
@@ -194,10 +195,14 @@ def ablated_slice(data: Path) -> AblationReport:
 
 def test_the_ablation_measures_the_same_baskets_without_each_part(ablated_slice: AblationReport) -> None:
     found = {variant.name: variant for variant in ablated_slice.variants}
-    assert len(found) == 1 + 6 + 6 + 2 + 1 and next(iter(found)) == WHOLE
+    assert len(found) == 1 + 6 + 4 + 6 + 2 + 1 and next(iter(found)) == WHOLE
     whole = found[WHOLE]
     assert {variant.per_list.shape for variant in found.values()} == {whole.per_list.shape}
     assert {variant.new.shape for variant in found.values()} == {whole.new.shape}
+    assert {variant.within.shape for variant in found.values()} == {whole.within.shape}
+    assert len(whole.within) > 20 and not np.array_equal(
+        found["without source sessions"].within, whole.within
+    )
     # Repeats are most of what can be foreseen: without their source fewer of them are candidates.
     assert found["without source repeat"].candidate_recall < whole.candidate_recall
     hidden = found["without features of user and item"]
@@ -206,6 +211,13 @@ def test_the_ablation_measures_the_same_baskets_without_each_part(ablated_slice:
     assert found["taken beyond the popular: 2 grades more"].head < whole.head
     assert 0.1 < ablated_slice.head_taken < 0.9
     assert ablated_slice.to_dict()["variants"][WHOLE]["ndcg"] > 0.0
+
+
+def test_parts_of_an_ablation_are_asked_for_by_a_word_of_their_names() -> None:
+    assert variant_names(SETTINGS.with_rules(), ("rules", "beyond"))[0] == "without source rules"
+    assert len(variant_names(SETTINGS, ("beyond",))) == 2
+    with pytest.raises(ValueError, match="'rules'"):
+        variant_names(SETTINGS, ("rules",))
 
 
 def test_what_is_taken_beyond_the_popular_counts_more_and_nothing_else() -> None:

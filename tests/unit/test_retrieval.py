@@ -269,6 +269,38 @@ def test_the_first_stage_keeps_the_best_of_the_blend_and_some_of_every_source(in
     assert set(best) <= kept
 
 
+@pytest.mark.parametrize("places", [0, 5, 25, 40])
+def test_places_are_kept_for_what_the_user_has_not_had(places: int) -> None:
+    items = toy_items()
+    had = toy_state(list(range(0, 60, 2)), bought=tuple(range(1, 80, 2)))
+    plain = ModelSettings(share_repeat=0.3, share_embedding=0.1, weight_repeat=4.0)
+    before = found(ItemIndex.build(items, plain), had)
+    after = found(ItemIndex.build(items, dataclasses.replace(plain, reserve_new=places)), had)
+    candidates = after.candidates
+    for one, other in zip(before.candidates, candidates, strict=True):
+        np.testing.assert_array_equal(one, other)  # only who is a finalist changes
+    count = int(candidates.counts[0])
+    is_new = candidates.repeat_score[0, :count] == 0.0
+    kept = before.finalists.slots[0].tolist()
+    assert 5 < is_new[kept].sum() < 25
+    # Slowly: the last that the user had give way to the best that the user has not had.
+    score = dict(zip(before.finalists.slots[0].tolist(), before.finalists.score[0].tolist(), strict=True))
+    everything = pick_finalists(ItemIndex.build(items, plain), candidates, count)
+    score |= dict(zip(everything.slots[0].tolist(), everything.score[0].tolist(), strict=True))
+    reserved = (candidates.rank[0, :count] > 0) & (candidates.rank[0, :count] <= 4)
+    order = sorted(kept, key=lambda slot: (not reserved[slot].any(), -score[slot], slot))
+    waiting = sorted(
+        (slot for slot in range(count) if slot not in kept and is_new[slot]),
+        key=lambda slot: (-score[slot], slot),
+    )
+    for slot in reversed(order):
+        if is_new[order].sum() < places and waiting and not is_new[slot]:
+            order[order.index(slot)] = waiting.pop(0)
+    assert set(after.finalists.slots[0].tolist()) == set(order)
+    assert is_new[after.finalists.slots[0]].sum() == max(places, is_new[kept].sum())
+    assert (np.diff(after.finalists.score[0]) <= 0).all()
+
+
 def test_the_blend_follows_the_weights_of_the_manifest() -> None:
     alone = {f"weight_{name}": 0.0 for name in RETRIEVERS}
     for name, column in (

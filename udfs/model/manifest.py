@@ -135,6 +135,7 @@ class ModelSettings:
         0  # 1: the session source's order and scores are those of the ranker learnt in the stream
     )
     reserve: int = 4  # best of each source that reach the ranker whatever the blend says
+    reserve_new: int = 0  # finalists at least that the user has not had
     nprobe: int = NPROBE  # inverted lists searched, for a bundle with inverted lists
     fold_in_alpha: float = 10.0  # implicit ALS: confidence = 1 + alpha * weight
     fold_in_regularization: float = 0.05

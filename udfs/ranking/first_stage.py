@@ -7,6 +7,8 @@ as it is, and t and p are log1p weights over the greatest of the catalogue; with
 ``+ w_devices * d``, d like n, with a vocabulary ``+ w_content * c``, c like n too, with a network
 ``+ w_sequence * q``, q as it is, with rules ``+ w_rules * u``, u like n. The best `reserve` of every source
 get through whatever the blend says, of content half as many: a source that explores must have something to show.
+Of the finalists `reserve_new` are items that the user has not had, where there are as many: what was had before
+scores so high that the ranker would else see little beside it.
 """
 
 from typing import NamedTuple
@@ -54,17 +56,23 @@ def pick_finalists(index: ItemIndex, candidates: Candidates, finalists: int) -> 
         np.zeros((users, finalists), np.float32),
     )
     reserve = min(settings.reserve, finalists // N_RETRIEVERS)
-    _pick(index.columns, candidates, weights, reserve, picked)
+    _pick(index.columns, candidates, weights, reserve, settings.reserve_new, picked)
     return picked
 
 
 @kernel
 def _pick(
-    items: ItemColumns, candidates: Candidates, weights: NDArray[np.float32], reserve: int, picked: Finalists
+    items: ItemColumns,
+    candidates: Candidates,
+    weights: NDArray[np.float32],
+    reserve: int,
+    reserve_new: int,
+    picked: Finalists,
 ) -> None:
     limit = candidates.rows.shape[1]
     blend = np.empty(limit, np.float32)
     keys = np.empty(limit, np.uint64)
+    others = np.empty(limit, np.uint64)
     zero, one = np.float32(0.0), np.float32(1.0)
     most_trending = items.trending[items.trending_order[0]]
     most_popular = items.popularity[items.popular_order[0]]
@@ -115,6 +123,7 @@ def _pick(
             keys[c] = order_key(score, c)
         kept = min(count, picked.rows.shape[1])
         sort_top(keys, count, kept)
+        _make_room(candidates.repeat_score[user], reserve_new, keys, kept, count, others)
         for k in range(kept):
             slot = row_of_key(keys[k])
             keys[k] = order_key(blend[slot], slot)
@@ -125,3 +134,36 @@ def _pick(
             picked.rows[user, k] = candidates.rows[user, slot]
             picked.score[user, k] = blend[slot]
         picked.counts[user] = kept
+
+
+@kernel
+def _make_room(
+    repeat_score: NDArray[np.float32],
+    reserve_new: int,
+    keys: NDArray[np.uint64],
+    kept: int,
+    count: int,
+    others: NDArray[np.uint64],
+) -> None:
+    """Let the best of what the user has not had take the places of the last that the user had, till there are enough.
+
+    `keys` are those of a user's candidates, the `kept` best in front and in order; `others` is room for as many.
+    """
+    missing = reserve_new
+    for k in range(kept):
+        missing -= repeat_score[row_of_key(keys[k])] == np.float32(0.0)
+    if missing <= 0:
+        return
+    waiting = 0
+    for k in range(kept, count):
+        if repeat_score[row_of_key(keys[k])] == np.float32(0.0):
+            others[waiting] = keys[k]
+            waiting += 1
+    missing = min(missing, waiting)
+    sort_top(others, waiting, missing)
+    for k in range(kept - 1, -1, -1):
+        if missing == 0:
+            return
+        if repeat_score[row_of_key(keys[k])] > np.float32(0.0):
+            missing -= 1
+            keys[k] = others[missing]

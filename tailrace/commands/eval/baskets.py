@@ -42,6 +42,10 @@ def baskets(
             "--ablation", help="Instead: what each source and group of features brings, before the cut."
         ),
     ] = False,
+    part: Annotated[
+        list[str] | None,
+        typer.Option("--part", help="With --ablation: only what has this word in its name; may be repeated."),
+    ] = None,
     sequence: Annotated[
         bool,
         typer.Option("--sequence", help="With a sequential network among the sources; it wants PyTorch."),
@@ -84,7 +88,7 @@ def baskets(
             with phase_progress(shown=not as_json, width=16) as tell:
                 called = name if name in NAMES else path.name
                 if ablation:
-                    report = ablate(called, path, day, settings, seed, tell)
+                    report = ablate(called, path, day, settings, seed, tell, part or ())
                 else:
                     outcomes.append(evaluate(called, path, day, settings, seed, tell))
         except (SourceError, TrainingError, ValueError) as error:
@@ -95,6 +99,7 @@ def baskets(
     if until is not None:
         command += f" --until {until.date().isoformat()}"
     command += " --ablation" if ablation else ""
+    command += "".join(f" --part {one}" for one in part or ())
     command += " --sequence" if sequence else ""
     command += " --rules" if rules else ""
     publish(report or BasketReport(tuple(outcomes), seed), command, out, as_json=as_json)
