@@ -18,6 +18,7 @@ from schemas.codec import Codec, encode
 from schemas.ids import MAX_ID_BYTES, check_id, escape_id, user_key
 from schemas.records import DEFAULT_TENANT, EVENT_TYPES, SessionDelta
 from schemas.refusal import Refused
+from udfs.avro_kernel import behind_header, find_bytes, find_text, read_long
 from udfs.item_factors import INTERACTION_WEIGHTS
 from udfs.kernel_cache import kernel
 from udfs.similarity.country_trends import country_code
@@ -154,20 +155,21 @@ def _read(
     """Read the records that are plain; `spans` are the ends of item and country in the records' bytes."""
     data = texts.data
     for row in range(len(plain)):
-        at, stop = _behind_header(data, int(texts.offsets[row]), int(texts.offsets[row + 1]), header)
-        tenant, tenant_end = _text(data, at, stop)
-        user, user_end = _text(data, tenant_end, stop)
-        ordinal, at = _long(data, user_end, stop)
-        start_ms, at = _long(data, at, stop)
-        position, at = _long(data, at, stop)
-        item, item_end = _text(data, at, stop)
-        kind, kind_end = _long(data, item_end, stop)
-        at_ms, at = _long(data, kind_end, stop)
-        _, at = _bytes(data, at, stop)  # previous items
-        partition, at = _long(data, at, stop)
-        offset, at = _long(data, at, stop)
-        n, at = _long(data, at, stop)
-        country, country_end = _text(data, at, stop)
+        stop = int(texts.offsets[row + 1])
+        at = behind_header(data, int(texts.offsets[row]), stop, header)
+        tenant, tenant_end = find_text(data, at, stop)
+        user, user_end = find_text(data, tenant_end, stop)
+        ordinal, at = read_long(data, user_end, stop)
+        start_ms, at = read_long(data, at, stop)
+        position, at = read_long(data, at, stop)
+        item, item_end = find_text(data, at, stop)
+        kind, kind_end = read_long(data, item_end, stop)
+        at_ms, at = read_long(data, kind_end, stop)
+        _, at = find_bytes(data, at, stop)  # previous items
+        partition, at = read_long(data, at, stop)
+        offset, at = read_long(data, at, stop)
+        n, at = read_long(data, at, stop)
+        country, country_end = find_text(data, at, stop)
         if (
             country_end == stop
             and kind_end == item_end + 1
@@ -190,50 +192,6 @@ def _read(
             spans[row, 0], spans[row, 1] = item, item_end
             spans[row, 2], spans[row, 3] = country, country_end
             plain[row] = True
-
-
-@kernel
-def _behind_header(data: Bytes, at: int, stop: int, header: Bytes) -> tuple[int, int]:
-    """Give where the content starts and ends; it starts at -1 where the header is another."""
-    if stop - at < len(header):
-        return -1, stop
-    for k in range(len(header)):
-        if data[at + k] != header[k]:
-            return -1, stop
-    return at + len(header), stop
-
-
-@kernel
-def _long(data: Bytes, at: int, stop: int) -> tuple[int, int]:
-    """Read Avro's long of at most 8 bytes, and where it ends: -1 where there is none."""
-    value = 0
-    for k in range(8 if at >= 0 else 0):
-        if at + k >= stop:
-            break
-        byte = int(np.int64(data[at + k]))
-        value |= (byte & 127) << (7 * k)
-        if byte < 128:
-            return (value >> 1) ^ -(value & 1), at + k + 1
-    return 0, -1
-
-
-@kernel
-def _bytes(data: Bytes, at: int, stop: int) -> tuple[int, int]:
-    """Give where Avro's bytes start and end: at -1 where there are none."""
-    size, start = _long(data, at, stop)
-    if start < 0 or size < 0 or size > stop - start:
-        return -1, -1
-    return start, start + size
-
-
-@kernel
-def _text(data: Bytes, at: int, stop: int) -> tuple[int, int]:
-    """Give where a text of printable ASCII starts and ends: at -1 where there is none."""
-    start, end = _bytes(data, at, stop)
-    for k in range(start, end):
-        if data[k] < _SPACE or data[k] > _TILDE:
-            return -1, -1
-    return start, end
 
 
 @kernel
