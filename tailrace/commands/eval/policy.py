@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from flink_jobs.settings import load
+from schemas.topics import EXAMPLES
 from tailrace.commands.eval.surroundings import Out, Seed, import_evaluation, publish, unusable, usage
 from tailrace.commands.options import Config, Json
 from tailrace.errors import UserError
@@ -59,7 +60,7 @@ def policy(
     if not examples:
         raise UserError(
             "TR-711",
-            f"{'recs.examples.v1' if data is None else data} holds no example",
+            f"{EXAMPLES.name if data is None else data} holds no example",
             "a list becomes one when its windows are over, by default a day later, and the feedback job has to run",
             "tailrace submit feedback; tailrace counts --job feedback",
         )
