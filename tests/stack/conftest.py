@@ -142,7 +142,7 @@ def stack(bundles: dict[int, Bundle], tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(scope="session")
 def _shop(stack: SharedStack, bundles: dict[int, Bundle]) -> RunningShop:
     # Each list of it has one of two list policies; the other deployments have none.
-    policies = {"list_policies": {"plain": {}, "spread": {"diversity": 0.3}}}
+    policies = {"list_policies": {"plain": {}, "spread": {"diversity": 0.2}}}
     return RunningShop(stack.deployment("shop", model=policies), bundles, stack.use)
 
 
