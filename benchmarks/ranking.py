@@ -1,6 +1,6 @@
 """What it costs to rank one user, stage by stage, on one thread, without Redis and Avro.
 
-Usage: ``python -m benchmarks.ranking [--json] [--items 4000] [--users 100] [--content] [--arrivals 0]``.
+Usage: ``python -m benchmarks.ranking [--json] [--items 4000] [--users 100] [--content] [--rules] [--arrivals 0]``.
 Figures are CPU microseconds a user, the least of several rounds: a busy machine shows up as cache misses, not as
 waiting.
 """
@@ -10,27 +10,32 @@ import json
 import platform
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks import synthetic_shop
+from model_export.train_settings import SHARE_RULES, WEIGHT_RULES
 from udfs.model.bundle import Bundle
-from udfs.ranking.candidates import SESSIONS, quota
+from udfs.ranking.candidates import RULES, SESSIONS, quota
 from udfs.ranking.catalogue import CatalogueView
 from udfs.ranking.exploration import fill_slots, list_seed
 from udfs.ranking.feature_kernel import compute_features
 from udfs.ranking.first_stage import pick_finalists
+from udfs.ranking.item_index import ItemIndex, frozen
 from udfs.ranking.live_sessions import LiveSessions, one_session
 from udfs.ranking.play_shares import play_probabilities
 from udfs.ranking.prepare import find_content
 from udfs.ranking.rank import RankSettings, rank_batch
 from udfs.ranking.retrieval import find_history, retrieve
+from udfs.ranking.rule_source import SCORED_BY_RULES, find_by_rules
+from udfs.ranking.rule_table import RuleTable
 from udfs.ranking.snapshot import Snapshot, decode_states
 
 GOAL_US = 110.0
 
-
+RULES_PER_ITEM = 20
 ROUNDS = 200
 
 
@@ -69,6 +74,11 @@ def figures(
         content = find_content(index, history, catalogue.allowed, settings.candidates)
         if content is not None:
             lap("content")
+        rules = None
+        if index.rules is not None:
+            limit = SCORED_BY_RULES * quota(index, RULES, settings.candidates)
+            rules = find_by_rules(index.rules, history, catalogue.allowed, limit)
+            lap("rules")
         candidates = retrieve(
             index,
             states,
@@ -78,6 +88,7 @@ def figures(
             settings.candidates,
             settings.rebuy_after_ms,
             content=content,
+            rules=rules,
         )
         lap("retrieval")
         finalists = pick_finalists(index, candidates, settings.finalists)
@@ -123,6 +134,22 @@ def learn_sessions(bundle: Bundle, count: int, rng: np.random.Generator) -> tupl
     return live, (time.process_time() - started) / len(keys) * 1e6
 
 
+def with_rules(index: ItemIndex, rng: np.random.Generator) -> ItemIndex:
+    """Return an index in which each item is followed by 20 others, drawn: their cost is that of rules learnt."""
+    n = len(index)
+    steps = 1 + rng.permutation(n - 1)[:RULES_PER_ITEM]
+    table = RuleTable(
+        np.arange(n + 1, dtype=np.int64) * RULES_PER_ITEM,
+        ((np.arange(n)[:, None] + steps) % n).astype(np.int32).ravel(),
+        np.tile(np.linspace(0.2, 0.01, RULES_PER_ITEM, dtype=np.float32), n),
+    )
+    share = index.settings.share_embedding - SHARE_RULES
+    settings = replace(
+        index.settings, weight_rules=WEIGHT_RULES, share_rules=SHARE_RULES, share_embedding=share
+    )
+    return replace(index, settings=settings, rules=RuleTable(*(frozen(value) for value in table)))
+
+
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -131,6 +158,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=100, help="ranked in one batch")
     parser.add_argument("--sessions", type=int, default=40_000, help="of others, five items each")
     parser.add_argument("--content", action="store_true", help="a bundle with a vocabulary")
+    parser.add_argument("--rules", action="store_true", help="a bundle with sequential rules")
     parser.add_argument("--arrivals", type=int, default=0, help="new items that joined it")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     arguments = parser.parse_args()
@@ -138,6 +166,8 @@ def main() -> None:
         bundle = synthetic_shop.write(
             Path(folder) / "1", arguments.items, arguments.dimension, with_content=arguments.content
         )
+        if arguments.rules:
+            bundle = replace(bundle, items=with_rules(bundle.items, np.random.default_rng(4)))
         catalogue = CatalogueView(bundle, arguments.arrivals)
         for item in synthetic_shop.arrivals(arguments.arrivals, np.random.default_rng(3)):
             catalogue.apply(item)
@@ -152,6 +182,7 @@ def main() -> None:
         "dimension": arguments.dimension,
         "batch": arguments.users,
         "vocabulary": arguments.content,
+        "rules": arguments.rules,
         "arrivals": len(catalogue.index) - len(bundle.items),
         "joining_ms": round(joining_ms, 2),
         "provider": bundle.ranker.provider,
