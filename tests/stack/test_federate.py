@@ -29,6 +29,7 @@ from tailrace.stack.noise_key import VARIABLE, noise_key
 from tailrace.toml_text import settings_toml
 from tests.stack.conftest import SharedStack
 from tests.stack.deployment import Deployment, until
+from tests.stack.patience import SLOWER
 from udfs.federate.audit import PlainRun, device_update
 from udfs.federate.ciphertext import number_quantiser
 from udfs.federate.line_settings import LineSettings
@@ -37,7 +38,7 @@ from udfs.privacy.client_update import privatise
 from udfs.privacy.fixed_point import UNIT
 
 pytestmark = pytest.mark.stack
-RELEASES, KILLED_IN = 4, (1, 2)
+RELEASES, KILLED_IN, PATIENCE_S = 4, (1, 2), 150.0 * SLOWER
 LINE = {
     "dimension": 64, "mode": "central", "noise_multiplier": 4.0, "cohort_size": 60, "cohort_min": 20,
     "timeout_ms": 600_000_000,
@@ -98,9 +99,9 @@ def test_a_job_killed_twice_publishes_what_an_uninterrupted_plain_run_does(feder
     federated.job_id = flink_client.submit(settings, "federate", federated.jobmanager, federated.config)
     federated.wait_until_running()
 
-    run = FederatedRun(settings, federated.stack, trusting, print)
+    run = FederatedRun(settings, federated.stack, trusting, print, PATIENCE_S)
     run.run(RELEASES, KILLED_IN)
-    other = FederatedRun(settings, None, wary, print)
+    other = FederatedRun(settings, None, wary, print, PATIENCE_S)
     other.run(1)
     assert told(federated, "revoke", "user-gone") == {"user": "user-gone", "consent": "none"}
     until(lambda: run.counts().get("consent_revoked") == 1, 30, "the order")
@@ -180,7 +181,7 @@ def check_masked(federated: Federated, run: FederatedRun) -> None:
     began_s = time.monotonic()
     while newest().version == 0:
         told_now = federated.records(EDGE_COHORTS.name, "EdgeCohort")
-        assert time.monotonic() < began_s + 90.0, [one.phase for one in told_now]
+        assert time.monotonic() < began_s + SLOWER * 90.0, [one.phase for one in told_now]
         told_now = told_now[heard:]
         heard += len(told_now)
         for one in told_now:

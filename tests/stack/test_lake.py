@@ -27,7 +27,7 @@ def test_the_lake_holds_every_record_once_and_gives_the_served_states_back(
 ) -> None:
     shop, deployment = session_shop, session_shop.deployment
     deployment.produce(shop.next_traffic(4_000))
-    shop.catch_up()
+    shop.catch_up_with_log()
     shop.check_deltas()
     root = tmp_path / "lake"
     given = deployment.settings.model_dump(exclude_unset=True)
@@ -39,9 +39,9 @@ def test_the_lake_holds_every_record_once_and_gives_the_served_states_back(
         until(lambda: files_of(root, EVENTS), 60, "a first file of events")
     finally:
         os.kill(copying.pid, signal.SIGKILL)
-        copying.wait(30)
+        copying.wait(120)
     done = subprocess.run(
-        [*command, "--once", "--json"], capture_output=True, text=True, timeout=120, check=True
+        [*command, "--once", "--json"], capture_output=True, text=True, timeout=480, check=True
     )
     assert json.loads(done.stdout)["root"] == str(root)
     for topic in (EVENTS, SESSIONS, SERVED):
@@ -50,7 +50,7 @@ def test_the_lake_holds_every_record_once_and_gives_the_served_states_back(
         )
         assert [tuple(record) for record in read(files_of(root, topic))] == wanted, topic
     again = subprocess.run(
-        [*command, "--once", "--json"], capture_output=True, text=True, timeout=120, check=True
+        [*command, "--once", "--json"], capture_output=True, text=True, timeout=480, check=True
     )
     assert json.loads(again.stdout)["added"] == {}
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,18 +17,26 @@ from flink_jobs.settings import Settings, load
 from tailrace.doctor.cluster import check_cluster, rest_of
 from tailrace.stack import LocalStack
 from tailrace.stack.local import PORT_SETTINGS
+from tests.free_ports import free_ports
+from tests.stack.patience import until
 
 pytestmark = pytest.mark.stack
 HEALTHY_WITHIN_S = 60.0
-NO_LEADER_YET = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE}
+NOT_YET = {
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_PARTITION,
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError._TRANSPORT,
+    KafkaError._TIMED_OUT,
+}
+"""What a broker that has just started says, or does not, of a topic that it has."""
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in PORT_SETTINGS]
-    ports = {name: each.getsockname()[1] for name, each in zip(PORT_SETTINGS, sockets, strict=True)}
-    for each in sockets:
-        each.close()
+    ports = dict(zip(PORT_SETTINGS, free_ports(len(PORT_SETTINGS)), strict=True))
     home: Path = tmp_path_factory.mktemp("home")
     return load(environment={}, stack={"home": home, **ports}, redis={"password": 'with " and \\'})
 
@@ -57,32 +63,30 @@ def broker(settings: Settings) -> dict[str, object]:
 
 
 def records(settings: Settings, topic: str) -> int:
-    """Give the end of a topic's first partition; a broker that has just started may not lead it yet."""
+    """Give the end of a topic's first partition."""
     consumer = Consumer({**broker(settings), "group.id": "count"})
-    deadline = time.monotonic() + HEALTHY_WITHIN_S
+    ends: list[int] = []
+
+    def answered() -> bool:
+        try:
+            ends.append(consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=20)[1])
+        except KafkaException as error:
+            if error.args[0].code() not in NOT_YET:
+                raise
+        return bool(ends)
+
     try:
-        while True:
-            try:
-                return consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=20)[1]
-            except KafkaException as error:
-                if error.args[0].code() not in NO_LEADER_YET or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.2)
+        until(answered, HEALTHY_WITHIN_S, f"the end of {topic}", 0.2)
     finally:
         consumer.close()
+    return ends[0]
 
 
-def kill_and_wait(stack: LocalStack, name: str) -> float:
-    began = time.monotonic()
+def kill_and_wait(stack: LocalStack, name: str) -> None:
     pid = stack.pids()[name]
     os.kill(pid, signal.SIGKILL)
-    while stack.pids().get(name) in (None, pid):
-        assert time.monotonic() - began < 2.0, f"{name} was not started again"
-        time.sleep(0.02)
-    while not stack.status().healthy:
-        assert time.monotonic() - began < HEALTHY_WITHIN_S, f"{name} is not healthy again"
-        time.sleep(0.2)
-    return time.monotonic() - began
+    until(lambda: stack.pids().get(name) not in (None, pid), HEALTHY_WITHIN_S, f"another {name}", 0.02)
+    until(lambda: stack.status().healthy, HEALTHY_WITHIN_S, f"{name} to be healthy again", 0.2)
 
 
 def test_a_second_up_finds_it_running(stack: LocalStack) -> None:
@@ -107,11 +111,11 @@ def test_each_process_comes_back_from_a_kill_and_the_broker_keeps_its_records(
     stack: LocalStack, settings: Settings
 ) -> None:
     admin = AdminClient(broker(settings))  # a name of its own: it must outlive the answer
-    admin.create_topics([NewTopic("kept", 1, 1)])["kept"].result(30)
+    admin.create_topics([NewTopic("kept", 1, 1)])["kept"].result(120)
     producer = Producer(broker(settings))
     for number in range(500):
         producer.produce("kept", str(number).encode())
-    assert producer.flush(30) == 0
+    assert producer.flush(120) == 0
     del producer, admin
     for name in ("store", "kafka", "taskmanager-1", "jobmanager"):
         kill_and_wait(stack, name)
