@@ -31,9 +31,11 @@ def flowing(shop: RunningShop, events: list[Event], before: int = 2_000) -> Iter
     read = shop.deployment.counts()["events"]
     thread = threading.Thread(target=shop.deployment.produce, args=(events, PER_S))
     thread.start()
-    until(lambda: shop.deployment.counts().get("events", 0) > read + before, 60, "events to flow", 0.02)
-    yield
-    thread.join()
+    try:
+        until(lambda: shop.deployment.counts().get("events", 0) > read + before, 60, "events to flow", 0.02)
+        yield
+    finally:
+        thread.join()
 
 
 def kill_taskmanager(shop: RunningShop) -> None:
