@@ -24,13 +24,13 @@ from udfs.ranking.exploration import fill_slots, list_seed
 from udfs.ranking.feature_kernel import compute_features
 from udfs.ranking.first_stage import pick_finalists
 from udfs.ranking.item_index import ItemIndex, frozen
+from udfs.ranking.item_links import ItemLinks
 from udfs.ranking.live_sessions import LiveSessions, one_session
 from udfs.ranking.play_shares import play_probabilities
 from udfs.ranking.prepare import find_content
 from udfs.ranking.rank import RankSettings, rank_batch
 from udfs.ranking.retrieval import find_history, retrieve
 from udfs.ranking.rule_source import SCORED_BY_RULES, find_by_rules
-from udfs.ranking.rule_table import RuleTable
 from udfs.ranking.snapshot import Snapshot, decode_states
 
 GOAL_US = 110.0
@@ -138,7 +138,7 @@ def with_rules(index: ItemIndex, rng: np.random.Generator) -> ItemIndex:
     """Return an index in which each item is followed by 20 others, drawn: their cost is that of rules learnt."""
     n = len(index)
     steps = 1 + rng.permutation(n - 1)[:RULES_PER_ITEM]
-    table = RuleTable(
+    table = ItemLinks(
         np.arange(n + 1, dtype=np.int64) * RULES_PER_ITEM,
         ((np.arange(n)[:, None] + steps) % n).astype(np.int32).ravel(),
         np.tile(np.linspace(0.2, 0.01, RULES_PER_ITEM, dtype=np.float32), n),
@@ -147,7 +147,7 @@ def with_rules(index: ItemIndex, rng: np.random.Generator) -> ItemIndex:
     settings = replace(
         index.settings, weight_rules=WEIGHT_RULES, share_rules=SHARE_RULES, share_embedding=share
     )
-    return replace(index, settings=settings, rules=RuleTable(*(frozen(value) for value in table)))
+    return replace(index, settings=settings, rules=ItemLinks(*(frozen(value) for value in table)))
 
 
 def main() -> None:

@@ -24,11 +24,11 @@ from udfs.ranking.content_table import (
     ALIKE_DECIMALS,
     LEAST_ALIKE,
     LINKS_PER_ITEM,
-    ContentLinks,
     ContentTable,
     ItemContent,
 )
 from udfs.ranking.content_vocabulary import ContentVocabulary, unit_vectors, words_of
+from udfs.ranking.item_links import ItemLinks
 
 _OVERSAMPLED = 10
 _POWER_STEPS = 3
@@ -117,7 +117,7 @@ def _components(
 
 def _links(
     vectors: npt.NDArray[np.float32], popularity: npt.NDArray[np.float32], linked_weight: float
-) -> ContentLinks:
+) -> ItemLinks:
     """Link each item with the little known ones most like it; of equally alike ones the popular come first.
 
     What users did says more of the others than their words do: links to all cost Online Retail's lists a little.
@@ -125,7 +125,7 @@ def _links(
     targets = np.flatnonzero(popularity <= linked_weight).astype(np.int32)
     if not len(targets):
         nothing = np.zeros(len(vectors) + 1, np.int64)
-        return ContentLinks(nothing, np.empty(0, np.int32), np.empty(0, np.float32))
+        return ItemLinks(nothing, np.empty(0, np.int32), np.empty(0, np.float32))
     # Below the last decimal that counts, so it decides among equals alone.
     order = np.argsort(np.argsort(popularity[targets], kind="stable"))
     favour = order / max(len(targets), 1) * 0.5 * 10.0**-ALIKE_DECIMALS
@@ -150,6 +150,6 @@ def _links(
         scores.append(found[kept])
         lengths.append(kept.sum(axis=1))
     offsets = np.append(0, np.cumsum(np.concatenate(lengths))).astype(np.int64)
-    return ContentLinks(
+    return ItemLinks(
         offsets, np.concatenate(rows).astype(np.int32), np.concatenate(scores).astype(np.float32)
     )

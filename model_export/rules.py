@@ -20,7 +20,7 @@ from model_export.interactions import DAY_MS, Interactions
 from model_export.neighbours import by_user
 from udfs.kernel_cache import kernel
 from udfs.model.manifest import NEIGHBOURS_PER_ITEM
-from udfs.ranking.rule_table import RuleTable
+from udfs.ranking.item_links import ItemLinks
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class RuleSettings:
             raise ValueError(f"rules: across 0 to 1, half_life_days above 0, shrink 0 or more: {self}")
 
 
-def fit_rules(data: Interactions, settings: RuleSettings) -> RuleTable:
-    """Count rules and keep each item's best.
+def fit_rules(data: Interactions, settings: RuleSettings) -> ItemLinks:
+    """Count rules and keep each item's best; a score is its share of all that followed the item.
 
     Every occurrence of an item looks at what follows it, so the work is events x steps and the memory one array of n
     items.
@@ -73,7 +73,7 @@ def fit_rules(data: Interactions, settings: RuleSettings) -> RuleTable:
         settings.shrink,
     )
     kept = np.arange(settings.per_item)[None, :] < lengths[:, None]
-    return RuleTable(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), rows[kept], scores[kept])
+    return ItemLinks(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), rows[kept], scores[kept])
 
 
 @kernel

@@ -25,9 +25,9 @@ from schemas.records import Item
 from udfs.federate.pair_table import PairTable
 from udfs.model.items import ItemArrays
 from udfs.ranking.content_table import ItemContent
-from udfs.ranking.device_table import DeviceTable, device_table
+from udfs.ranking.device_table import device_table
 from udfs.ranking.item_index import ItemIndex
-from udfs.ranking.rule_table import RuleTable
+from udfs.ranking.item_links import ItemLinks
 
 ITEM_PHASES = ("items at T1", "items at T2", "items at the cut")
 PHASES = ("read", *ITEM_PHASES, "replay", "candidates", "measure", "ranker", "export", "after the cut")
@@ -49,7 +49,7 @@ class TrainingSteps:
         self._tell = tell
         self._content: dict[int, ItemContent | None] = {}
         self._networks: dict[int, FittedSequence] = {}
-        self._rules: dict[int, RuleTable] = {}
+        self._rules: dict[int, ItemLinks] = {}
         self._phase = ""
         self._began = time.perf_counter(), time.process_time()
 
@@ -157,7 +157,7 @@ class TrainingSteps:
         """Return the sequential network learnt with these items; None: it was not asked for."""
         return self._networks.get(id(items))
 
-    def rules(self, items: ItemArrays) -> RuleTable | None:
+    def rules(self, items: ItemArrays) -> ItemLinks | None:
         """Return what followed each of these items; None: it was not asked for."""
         return self._rules.get(id(items))
 
@@ -165,7 +165,7 @@ class TrainingSteps:
         """Return what is said of these items; None where nothing is."""
         return self._content[id(items)]
 
-    def devices(self, items: ItemArrays) -> DeviceTable | None:
+    def devices(self, items: ItemArrays) -> ItemLinks | None:
         """Return what devices have learnt of these items; None: they were not asked."""
         return None if self._federated is None else device_table(self._federated, items.item_ids)
 

@@ -24,11 +24,10 @@ from udfs.model.bundle_writer import write_bundle
 from udfs.model.items import ItemArrays
 from udfs.model.manifest import MANIFEST, ModelSettings
 from udfs.ranking.content_table import ItemContent
-from udfs.ranking.device_table import DeviceTable
 from udfs.ranking.features import FEATURE_NAMES, N_FEATURES
 from udfs.ranking.inverted_lists import InvertedLists
+from udfs.ranking.item_links import ItemLinks
 from udfs.ranking.live_sessions import LiveSessions
-from udfs.ranking.rule_table import RuleTable
 from udfs.ranking.sequence_network import SequenceArrays
 from udfs.ranking.snapshot import Snapshot
 from udfs.user_state import EMPTY, EVENT_TYPES, UserState
@@ -179,10 +178,10 @@ def make_bundle(
     canary_scores: NDArray[np.float32] | None = None,
     settings: ModelSettings | None = None,
     ivf: InvertedLists | None = None,
-    devices: DeviceTable | None = None,
+    devices: ItemLinks | None = None,
     content: ItemContent | None = None,
     sequence: tuple[bytes, SequenceArrays] | None = None,
-    rules: RuleTable | None = None,
+    rules: ItemLinks | None = None,
     native: bytes | None = None,
 ) -> Bundle:
     """Write a bundle at `path` and open it."""

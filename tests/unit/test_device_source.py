@@ -31,10 +31,11 @@ from udfs.privacy.terms import Mode
 from udfs.ranking.candidates import DEVICES, RETRIEVERS
 from udfs.ranking.catalogue import CatalogueView
 from udfs.ranking.device_source import find_by_devices
-from udfs.ranking.device_table import DeviceTable, device_table
+from udfs.ranking.device_table import device_table
 from udfs.ranking.explain import explain
 from udfs.ranking.history import NEIGHBOUR_DECAY, empty_history
 from udfs.ranking.item_index import ItemIndex
+from udfs.ranking.item_links import ItemLinks
 from udfs.ranking.rank import RankSettings, prepare
 
 __all__ = ["data"]
@@ -139,7 +140,7 @@ def toy_table() -> PairTable:
 
 
 def reference(
-    table: DeviceTable, recent: list[int], allowed: np.ndarray, limit: int
+    table: ItemLinks, recent: list[int], allowed: np.ndarray, limit: int
 ) -> list[tuple[int, float]]:
     """What `find_by_devices` gives for one user, slowly."""
     sums: dict[int, float] = {}

@@ -30,26 +30,26 @@ from udfs.ranking.explain import explain
 from udfs.ranking.features import FEATURE_NAMES
 from udfs.ranking.history import empty_history
 from udfs.ranking.item_index import ItemIndex
+from udfs.ranking.item_links import ItemLinks
 from udfs.ranking.rank import RankSettings, prepare
 from udfs.ranking.rule_source import find_by_rules
-from udfs.ranking.rule_table import RuleTable
 
 __all__ = ["data", "index", "log", "moments", "replayed"]
 
 SETTINGS = ModelSettings(weight_rules=0.5, share_rules=0.1, share_embedding=0.2)
 
 
-def rule_table(rules: dict[int, dict[int, float]], n: int) -> RuleTable:
+def rule_table(rules: dict[int, dict[int, float]], n: int) -> ItemLinks:
     """Rules by row as training writes them."""
     lists = [sorted(rules.get(row, {}).items(), key=lambda pair: (-pair[1], pair[0])) for row in range(n)]
-    return RuleTable(
+    return ItemLinks(
         np.append(0, np.cumsum([len(one) for one in lists])).astype(np.int64),
         np.array([row for one in lists for row, _ in one], np.int32),
         np.array([score for one in lists for _, score in one], np.float32),
     )
 
 
-def toy_rules(items: ItemArrays) -> RuleTable:
+def toy_rules(items: ItemArrays) -> ItemLinks:
     """After toy item k comes k + 1, and less often k + 2."""
     row = {name: at for at, name in enumerate(items.item_ids)}
     n = len(row)
@@ -63,7 +63,7 @@ def toy_rules(items: ItemArrays) -> RuleTable:
 
 
 def reference(
-    table: RuleTable, recent: list[int], allowed: np.ndarray, limit: int
+    table: ItemLinks, recent: list[int], allowed: np.ndarray, limit: int
 ) -> list[tuple[int, float]]:
     """What `find_by_rules` gives for one user, slowly."""
     sums: dict[int, float] = {}

@@ -7,10 +7,10 @@ import pytest
 from learning_examples import DAY_MS, random_table, table
 
 from model_export.rules import RuleSettings, fit_rules, reference_rules
-from udfs.ranking.rule_table import RuleTable
+from udfs.ranking.item_links import ItemLinks
 
 
-def of(found: RuleTable, row: int) -> list[tuple[int, float]]:
+def of(found: ItemLinks, row: int) -> list[tuple[int, float]]:
     part = slice(found.offsets[row], found.offsets[row + 1])
     return list(zip(found.rows[part].tolist(), found.scores[part].tolist(), strict=True))
 

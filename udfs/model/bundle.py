@@ -40,15 +40,14 @@ from udfs.model.manifest import (
 )
 from udfs.model.refusal import REASONS, BundleRefused
 from udfs.model.signature import SIGNATURE, SIGNATURE_BYTES, check_signature
-from udfs.ranking.content_table import ContentLinks, ContentTable, ItemContent
+from udfs.ranking.content_table import ContentTable, ItemContent
 from udfs.ranking.content_vocabulary import ContentVocabulary
-from udfs.ranking.device_table import DeviceTable
 from udfs.ranking.features import FEATURE_LIST_HASH, FEATURE_NAMES, N_FEATURES
 from udfs.ranking.inverted_lists import InvertedLists
 from udfs.ranking.item_index import ItemIndex
+from udfs.ranking.item_links import ItemLinks
 from udfs.ranking.onnx_ranker import OnnxRanker
 from udfs.ranking.onnx_session import PROVIDERS
-from udfs.ranking.rule_table import RuleTable
 from udfs.ranking.sequence_network import SequenceArrays, open_network
 
 __all__ = [
@@ -191,10 +190,10 @@ class Bundle:
             item_hashes=arrays["item_hashes"],
             gram=arrays["gram"],
             ivf=ivf,
-            devices=DeviceTable(*(arrays[name] for name in DEVICE_ARRAYS)) if has_devices else None,
+            devices=ItemLinks(*(arrays[name] for name in DEVICE_ARRAYS)) if has_devices else None,
             content=_content(terms, arrays) if has_content else None,
             sequence=network,
-            rules=RuleTable(*(arrays[name] for name in RULE_ARRAYS)) if has_rules else None,
+            rules=ItemLinks(*(arrays[name] for name in RULE_ARRAYS)) if has_rules else None,
         )
         return cls(folder, manifest, sha256, index, ranker)
 
@@ -204,7 +203,7 @@ ITEM_ARRAYS = tuple(name for name in ARRAYS if name in ItemArrays.__dataclass_fi
 
 def _content(terms: Sequence[str], arrays: Mapping[str, NDArray[Any]]) -> ItemContent:
     idf, components, vectors, *links = (arrays[name] for name in CONTENT_ARRAYS)
-    table = ContentTable.of(ContentLinks(*links))
+    table = ContentTable.of(ItemLinks(*links))
     return ItemContent(ContentVocabulary.of(terms, idf, components), vectors, table)
 
 

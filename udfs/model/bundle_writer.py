@@ -29,12 +29,11 @@ from udfs.model.manifest import (
     ModelSettings,
 )
 from udfs.model.onnx_graph import read_graph
-from udfs.ranking.content_table import ContentLinks, ItemContent
-from udfs.ranking.device_table import DeviceTable
+from udfs.ranking.content_table import ItemContent
 from udfs.ranking.features import FEATURE_LIST_HASH, FEATURE_NAMES
 from udfs.ranking.inverted_lists import InvertedLists
+from udfs.ranking.item_links import ItemLinks
 from udfs.ranking.onnx_session import CPU
-from udfs.ranking.rule_table import RuleTable
 from udfs.ranking.sequence_network import SequenceArrays, open_network
 
 
@@ -53,10 +52,10 @@ def write_bundle(
     metrics: Mapping[str, Any] | None = None,
     canary: Mapping[str, Any] | None = None,
     ivf: InvertedLists | None = None,
-    devices: DeviceTable | None = None,
+    devices: ItemLinks | None = None,
     content: ItemContent | None = None,
     sequence: tuple[bytes, SequenceArrays] | None = None,
-    rules: RuleTable | None = None,
+    rules: ItemLinks | None = None,
     native: bytes | None = None,
 ) -> str:
     """Write a bundle folder atomically.
@@ -117,7 +116,7 @@ def write_bundle(
         terms = sorted(content.vocabulary.terms, key=content.vocabulary.terms.__getitem__)
         values |= {"content_idf": content.vocabulary.idf, "content_components": content.vocabulary.components}
         values |= {"content_vectors": content.vectors}
-        values |= {f"content_{name}": getattr(content.table, name) for name in ContentLinks._fields}
+        values |= {f"content_{name}": getattr(content.table, name) for name in ItemLinks._fields}
     if sequence is not None:
         values |= {f"sequence_{name}": value for name, value in sequence[1]._asdict().items()}
     if rules is not None:

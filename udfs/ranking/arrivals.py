@@ -8,7 +8,7 @@ too, and so learns what that is worth.
 
 from collections.abc import Sequence
 from math import log2
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,15 +23,13 @@ from udfs.ranking.content_table import (
     ContentTable,
     ItemContent,
 )
-from udfs.ranking.device_table import DeviceTable
 from udfs.ranking.inner_product import padded_columns, score_all
 from udfs.ranking.item_index import ItemIndex, frozen
-from udfs.ranking.rule_table import RuleTable
+from udfs.ranking.item_links import ItemLinks
 
 REACHES = 100
 """Known items whose users may meet an arrival; each item has at most `NEIGHBOURS_PER_ITEM` arrivals."""
 FACTORS_OF = 10
-_Table = TypeVar("_Table", DeviceTable, RuleTable)
 
 
 class Arrival(NamedTuple):
@@ -162,7 +160,7 @@ def _linked(table: ContentTable, new: Sequence[Arrival], n: int) -> ContentTable
     )
 
 
-def _grown_table(table: _Table, m: int) -> _Table:
+def _grown_table(table: ItemLinks, m: int) -> ItemLinks:
     """Return a table in which arrivals speak for nothing."""
     return table._replace(offsets=frozen(_closed(table.offsets, m)))
 

@@ -6,30 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udfs.ranking.content_vocabulary import ContentVocabulary
+from udfs.ranking.item_links import ItemLinks
 
 LEAST_ALIKE = 0.5
 """Cosine below which two items have nothing to say of each other."""
 ALIKE_DECIMALS = 2
 """Of the cosine: items as good as equally alike stand in the order of their popularity."""
 LINKS_PER_ITEM = 20
-
-
-class ContentLinks(NamedTuple):
-    """Items and those most alike, as training writes them: compressed rows of n items.
-
-    Attributes
-    ----------
-    offsets
-        int64 (n + 1,)
-    rows
-        int32 (x,): at most 50 an item, never itself.
-    scores
-        float32 (x,): cosines, above 0, descending within an item.
-    """
-
-    offsets: NDArray[np.int64]
-    rows: NDArray[np.int32]
-    scores: NDArray[np.float32]
 
 
 class ContentTable(NamedTuple):
@@ -47,7 +30,7 @@ class ContentTable(NamedTuple):
     late_scores: NDArray[np.float32]
 
     @staticmethod
-    def of(links: ContentLinks) -> "ContentTable":
+    def of(links: ItemLinks) -> "ContentTable":
         """Return a table to which nothing arrived."""
         return ContentTable(*links, np.zeros(1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
 

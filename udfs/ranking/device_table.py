@@ -1,35 +1,18 @@
 """How items go together as a federated line has learnt it, arranged for the items of one epoch."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from udfs.federate.pair_table import PairTable, item_weights
 from udfs.model.manifest import NEIGHBOURS_PER_ITEM
+from udfs.ranking.item_links import ItemLinks
 
 
-class DeviceTable(NamedTuple):
-    """What an item speaks for, as compressed rows of n items.
-
-    Attributes
-    ----------
-    offsets
-        int64 (n + 1,)
-    rows
-        int32 (y,): at most 50 an item, never itself.
-    scores
-        float32 (y,): above 0, descending within an item.
-    """
-
-    offsets: NDArray[np.int64]
-    rows: NDArray[np.int32]
-    scores: NDArray[np.float32]
-
-
-def device_table(table: PairTable, item_ids: Sequence[str]) -> DeviceTable:
+def device_table(table: PairTable, item_ids: Sequence[str]) -> ItemLinks:
     """Arrange a learnt table for the items of an epoch; what the epoch does not know is left out.
+
+    Scores are the weights that `udfs.federate.pair_table.item_weights` makes of the pairs.
 
     Parameters
     ----------
@@ -47,7 +30,7 @@ def device_table(table: PairTable, item_ids: Sequence[str]) -> DeviceTable:
     for row, spoken in lists.items():
         lengths[row] = len(spoken)
     in_order = [pair for row in sorted(lists) for pair in lists[row]]
-    return DeviceTable(
+    return ItemLinks(
         np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
         np.array([row for _, row in in_order], np.int32),
         np.array([score for score, _ in in_order], np.float32),

@@ -12,10 +12,9 @@ from udfs.kernel_cache import kernel
 from udfs.model.items import ItemArrays
 from udfs.model.manifest import NEIGHBOURS_PER_ITEM, ModelSettings
 from udfs.ranking.content_table import ContentTable, ItemContent
-from udfs.ranking.device_table import DeviceTable
 from udfs.ranking.inner_product import padded_columns
 from udfs.ranking.inverted_lists import InvertedLists, ListColumns, list_columns
-from udfs.ranking.rule_table import RuleTable
+from udfs.ranking.item_links import ItemLinks
 from udfs.ranking.sequence_network import SequenceNetwork
 
 EXACT_UP_TO_ITEMS = 8_000  # beyond it, inverted lists cost less than reading every factor
@@ -89,10 +88,10 @@ class ItemIndex:
     factors: ItemFactors
     settings: ModelSettings
     lists: ListColumns
-    devices: DeviceTable | None = None
+    devices: ItemLinks | None = None
     content: ItemContent | None = None
     sequence: SequenceNetwork | None = None
-    rules: RuleTable | None = None
+    rules: ItemLinks | None = None
 
     @classmethod
     def build(
@@ -103,10 +102,10 @@ class ItemIndex:
         item_hashes: NDArray[np.uint64] | None = None,
         gram: NDArray[np.float32] | None = None,
         ivf: InvertedLists | None = None,
-        devices: DeviceTable | None = None,
+        devices: ItemLinks | None = None,
         content: ItemContent | None = None,
         sequence: SequenceNetwork | None = None,
-        rules: RuleTable | None = None,
+        rules: ItemLinks | None = None,
     ) -> "ItemIndex":
         """Derive the index from a bundle's arrays.
 
@@ -183,7 +182,7 @@ class ItemIndex:
             ),
             settings=settings,
             lists=ListColumns(*(frozen(value) for value in list_columns(ivf, factors))),
-            devices=None if devices is None else DeviceTable(*(frozen(value) for value in devices)),
+            devices=None if devices is None else ItemLinks(*(frozen(value) for value in devices)),
             content=None
             if content is None
             else content._replace(
@@ -191,7 +190,7 @@ class ItemIndex:
                 table=ContentTable(*(frozen(value) for value in content.table)),
             ),
             sequence=sequence,
-            rules=None if rules is None else RuleTable(*(frozen(value) for value in rules)),
+            rules=None if rules is None else ItemLinks(*(frozen(value) for value in rules)),
         )
 
     def __len__(self) -> int:

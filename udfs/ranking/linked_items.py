@@ -7,13 +7,12 @@ from udfs.kernel_cache import kernel
 from udfs.model.manifest import NEIGHBOURS_PER_ITEM
 from udfs.ranking.found_items import FoundItems, no_items
 from udfs.ranking.history import NEIGHBOUR_ITEMS, History
+from udfs.ranking.item_links import ItemLinks
 from udfs.ranking.top_k import order_key, row_of_key, score_of_key, sort_top
 
 
 def find_linked(
-    offsets: NDArray[np.int64],
-    rows: NDArray[np.int32],
-    scores: NDArray[np.float32],
+    links: ItemLinks,
     steps: NDArray[np.float32],
     history: History,
     allowed: NDArray[np.bool_],
@@ -26,8 +25,8 @@ def find_linked(
 
     Parameters
     ----------
-    offsets, rows, scores
-        Compressed rows, int64 (n + 1,), int32 (z,) and float32 (z,): at most 50 an item, scores above 0.
+    links
+        Of n items.
     steps
         float32 (10,), above 0: what the newest item counts, the one before it, and so on.
     history
@@ -38,15 +37,13 @@ def find_linked(
         Items a user.
     """
     found = no_items(len(history.n_recent), limit)
-    _find(offsets, rows, scores, steps, history, allowed, found)
+    _find(links, steps, history, allowed, found)
     return found
 
 
 @kernel
 def _find(
-    offsets: NDArray[np.int64],
-    rows: NDArray[np.int32],
-    scores: NDArray[np.float32],
+    links: ItemLinks,
     steps: NDArray[np.float32],
     history: History,
     allowed: NDArray[np.bool_],
@@ -60,7 +57,9 @@ def _find(
         n_touched = 0
         for j in range(history.n_recent[user]):
             recent = history.recent_rows[user, j]
-            n_touched = add_links(recent, steps[j], offsets, rows, scores, sums, touched, n_touched)
+            n_touched = add_links(
+                recent, steps[j], links.offsets, links.rows, links.scores, sums, touched, n_touched
+            )
         best = 0
         for k in range(n_touched):
             row = touched[k]
