@@ -81,6 +81,7 @@ class LearnShell(KeyedShell):
             yield Row(part.part, encode(part))
         counts = self._kept.learner.counts() | {
             "refused": self._refused,
+            "restored": self._kept.restored,
             "learnt_again": self._kept.relearnt,
         }
         with contextlib.suppress(StoreUnavailable):

@@ -51,7 +51,7 @@ class KeptLearner:
 
     def __init__(self, settings: LearnerSettings, copy_clicks: int, head: Any, blocks: Any, log: Any) -> None:
         self.learner = SessionLearner(settings)
-        self.relearnt = 0
+        self.restored = self.relearnt = 0
         self._copy_clicks = copy_clicks
         self._head, self._blocks, self._log = head, blocks, log
         self._fingerprint = settings.fingerprint()
@@ -89,7 +89,7 @@ class KeptLearner:
             batch = np.frombuffer(self._log.get(number), np.uint64).reshape(2, -1)
             self.learner.learn(batch[0], batch[1])
             self._clicks += batch.shape[1]
-        self.relearnt = self._clicks
+        self.restored, self.relearnt = self.learner.counts()["clicks"], self._clicks
 
     def _array(self, name: str, kind: str, shape: list[int]) -> NDArray[Any]:
         found = np.empty(shape, kind)

@@ -11,6 +11,8 @@ from typing import Any
 import hypothesis
 import pytest
 
+import tailrace  # noqa: F401 - first of all: what it says of compiled kernels, Numba reads when it is imported
+
 # The first example may compile a kernel, and another process may have the machine: neither is a wrong answer.
 hypothesis.settings.register_profile("without_deadline", deadline=None)
 hypothesis.settings.load_profile("without_deadline")

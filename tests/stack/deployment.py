@@ -203,7 +203,9 @@ class Deployment:
 
     def activate(self, epoch: int, serving_timeout_s: float = 0.0) -> int:
         """Make an epoch serve as the command does; give the order's offset."""
-        model_switch.activate(self.settings, epoch, timeout_s=300.0, serving_timeout_s=serving_timeout_s)
+        model_switch.activate(
+            self.settings, epoch, timeout_s=SLOWER * 300.0, serving_timeout_s=SLOWER * serving_timeout_s
+        )
         return self.ends("recs.control.v1") - 1
 
     # --- reading ------------------------------------------------------------------------------------------
