@@ -73,8 +73,7 @@ def fit_neighbours(data: Interactions, settings: NeighbourSettings | None = None
     """
     settings = settings or NeighbourSettings()
     users, items, times_ms, sessions = by_user(data, settings.max_events)
-    occurrences = np.argsort(items, kind="stable")
-    starts = np.searchsorted(items[occurrences], np.arange(data.n_items + 1)).astype(np.int64)
+    occurrences, starts = by_item(items, data.n_items)
     lengths, rows, scores = _neighbour_lists(
         users,
         items,
@@ -88,9 +87,7 @@ def fit_neighbours(data: Interactions, settings: NeighbourSettings | None = None
         settings.half_life_days * DAY_MS,
         settings.shrink,
     )
-    kept = np.arange(settings.per_item)[None, :] < lengths[:, None]
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return Neighbours(offsets, rows[kept], scores[kept])
+    return Neighbours(*compressed(lengths, rows, scores))
 
 
 def by_user(data: Interactions, max_events: int) -> tuple[npt.NDArray[np.int64], ...]:
@@ -105,6 +102,22 @@ def by_user(data: Interactions, max_events: int) -> tuple[npt.NDArray[np.int64],
         data.times_ms[order],
         data.sessions[order].astype(np.int64),
     )
+
+
+def by_item(
+    items: npt.NDArray[np.int64], n_items: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return where each item occurs, item by item, and where its places start, int64 (n + 1,)."""
+    occurrences = np.argsort(items, kind="stable")
+    return occurrences, np.searchsorted(items[occurrences], np.arange(n_items + 1)).astype(np.int64)
+
+
+def compressed(
+    lengths: npt.NDArray[np.int64], rows: npt.NDArray[np.int32], scores: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """Return n lists as compressed rows: offsets (n + 1,), then the first `lengths` of each row and its scores."""
+    kept = np.arange(rows.shape[1])[None, :] < lengths[:, None]
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), rows[kept], scores[kept]
 
 
 @kernel

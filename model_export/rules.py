@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from model_export.interactions import DAY_MS, Interactions
-from model_export.neighbours import by_user
+from model_export.neighbours import by_item, by_user, compressed
 from udfs.kernel_cache import kernel
 from udfs.model.manifest import NEIGHBOURS_PER_ITEM
 from udfs.ranking.item_links import ItemLinks
@@ -57,8 +57,7 @@ def fit_rules(data: Interactions, settings: RuleSettings) -> ItemLinks:
         How.
     """
     users, items, times_ms, sessions = by_user(data, settings.max_events)
-    occurrences = np.argsort(items, kind="stable")
-    starts = np.searchsorted(items[occurrences], np.arange(data.n_items + 1)).astype(np.int64)
+    occurrences, starts = by_item(items, data.n_items)
     lengths, rows, scores = _rule_lists(
         users,
         items,
@@ -72,8 +71,7 @@ def fit_rules(data: Interactions, settings: RuleSettings) -> ItemLinks:
         settings.half_life_days * DAY_MS,
         settings.shrink,
     )
-    kept = np.arange(settings.per_item)[None, :] < lengths[:, None]
-    return ItemLinks(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), rows[kept], scores[kept])
+    return ItemLinks(*compressed(lengths, rows, scores))
 
 
 @kernel

@@ -38,11 +38,37 @@ def score_of_key(key: np.uint64) -> np.float32:
 
 
 @kernel
+def partition(keys: NDArray[np.uint64], low: int, high: int) -> int:
+    """Bring the keys above a pivot of ``keys[low:high]`` in front of it, and return where it stands then.
+
+    It moves without branching on the comparison, which random scores would mispredict every other time.
+    """
+    middle = (low + high) >> 1
+    first, second, third = keys[low], keys[middle], keys[high - 1]
+    pivot_at = middle
+    if (first < second) == (first > third):
+        pivot_at = low
+    elif (third < first) == (third > second):
+        pivot_at = high - 1
+    pivot = keys[pivot_at]
+    keys[pivot_at] = keys[high - 1]
+    keys[high - 1] = pivot
+    edge = low
+    for at in range(low, high - 1):
+        value = keys[at]
+        keys[at] = keys[edge]
+        keys[edge] = value
+        edge += value > pivot
+    keys[high - 1] = keys[edge]
+    keys[edge] = pivot
+    return edge
+
+
+@kernel
 def sort_top(keys: NDArray[np.uint64], count: int, k: int) -> None:
     """Bring the `k` largest of ``keys[:count]`` to the front, in descending order; the rest is left anyhow.
 
-    Quicksort that leaves partitions behind `k` alone. The partition moves without branching on the
-    comparison, which random scores would mispredict every other time.
+    Quicksort that leaves partitions behind `k` alone.
     """
     lows = np.empty(_STACK, np.int64)
     highs = np.empty(_STACK, np.int64)
@@ -52,24 +78,7 @@ def sort_top(keys: NDArray[np.uint64], count: int, k: int) -> None:
         depth -= 1
         low, high = lows[depth], highs[depth]
         while high - low > _SHORT and low < k:
-            middle = (low + high) >> 1
-            first, second, third = keys[low], keys[middle], keys[high - 1]
-            pivot_at = middle
-            if (first < second) == (first > third):
-                pivot_at = low
-            elif (third < first) == (third > second):
-                pivot_at = high - 1
-            pivot = keys[pivot_at]
-            keys[pivot_at] = keys[high - 1]
-            keys[high - 1] = pivot
-            edge = low
-            for at in range(low, high - 1):
-                value = keys[at]
-                keys[at] = keys[edge]
-                keys[edge] = value
-                edge += value > pivot
-            keys[high - 1] = keys[edge]
-            keys[edge] = pivot
+            edge = partition(keys, low, high)
             # Go on with the left part; the right one waits, if any of it is wanted.
             if edge + 1 < k and depth < _STACK - 1:
                 lows[depth], highs[depth] = edge + 1, high
