@@ -221,6 +221,16 @@ def assert_part_is_needed(folder: Path, name: str) -> None:
         Bundle.open(folder)
 
 
+def wrong_links(good: ItemLinks) -> list[tuple[ItemLinks, str]]:
+    """Give links that no bundle may hold, and why each is refused."""
+    return [
+        (good._replace(scores=-good.scores), "order"),
+        (good._replace(rows=good.rows + np.int32(300)), "shape"),
+        (good._replace(offsets=good.offsets[:-1]), "shape"),
+        (good._replace(scores=good.scores * np.float32(np.nan)), "not_finite"),
+    ]
+
+
 def item_id(number: int) -> str:
     """Return the id of a toy item."""
     return f"item-{number}"

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from bundles import assert_part_is_needed, make_bundle, snapshot, toy_items, toy_state
+from bundles import assert_part_is_needed, make_bundle, snapshot, toy_items, toy_state, wrong_links
 from federate_examples import KEY, SEED
 from test_train import SETTINGS as TRAINING
 from test_train import UNTIL, data
@@ -239,12 +239,7 @@ def test_a_table_that_is_not_all_there_or_was_changed_is_refused(tmp_path: Path,
 def test_a_table_with_wrong_content_is_refused(tmp_path: Path) -> None:
     items = toy_items()
     good = device_table(toy_table(), items.item_ids)
-    for bad, reason in (
-        (good._replace(scores=-good.scores), "order"),
-        (good._replace(rows=good.rows + np.int32(300)), "shape"),
-        (good._replace(offsets=good.offsets[:-1]), "shape"),
-        (good._replace(scores=good.scores * np.float32(np.nan)), "not_finite"),
-    ):
+    for bad, reason in wrong_links(good):
         with pytest.raises(BundleRefused) as refused:
             make_bundle(tmp_path / "7", items, settings=SETTINGS, devices=bad)
         assert refused.value.reason == reason

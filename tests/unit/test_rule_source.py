@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundles import assert_part_is_needed, item_id, make_bundle, snapshot, toy_items, toy_state
+from bundles import assert_part_is_needed, item_id, make_bundle, snapshot, toy_items, toy_state, wrong_links
 from test_train import SETTINGS as TRAINING
 from test_train import UNTIL, data
 from test_training_equals_serving import EPOCH, RANK, index, log, moments, replayed, served_features
@@ -159,12 +159,7 @@ def test_rules_that_are_not_all_there_or_were_changed_are_refused(tmp_path: Path
 def test_rules_with_wrong_content_are_refused(tmp_path: Path) -> None:
     items = toy_items()
     good = toy_rules(items)
-    for bad, reason in (
-        (good._replace(scores=-good.scores), "order"),
-        (good._replace(rows=good.rows + np.int32(300)), "shape"),
-        (good._replace(offsets=good.offsets[:-1]), "shape"),
-        (good._replace(scores=good.scores * np.float32(np.nan)), "not_finite"),
-    ):
+    for bad, reason in wrong_links(good):
         with pytest.raises(BundleRefused) as refused:
             make_bundle(tmp_path / "7", items, settings=SETTINGS, rules=bad)
         assert refused.value.reason == reason
